@@ -1,0 +1,114 @@
+"""What a batch of finished games shows of both roles: the figures logged at every step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from medical_team.game_record import GameRecord, TurnRecord
+from medical_team.medical_game_manager import Forfeit, GameType, Role
+from medical_team.medical_judge import GOLD
+
+
+def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
+    """Metrics of a batch of games; a figure without a game behind it is left out, never 0.
+
+    Args:
+        games: finished games.
+
+    Returns:
+        ``attacker/`` and ``assessor/`` reward, win rate, format violations and lengths in tokens; ``game/`` counts,
+        shares and the largest deviation from zero sum over two-sided games; ``judge/`` seconds, batch size and the
+        share of gold labels.
+    """
+    metrics: dict[str, float] = {"game/count": float(len(games))}
+    for role in Role:
+        metrics |= _role_metrics(role, [turn for game in games for turn in game.turns if turn.role is role])
+    metrics |= _detection_metrics("assessor", games)
+    adversarial = [game for game in games if GameType(game.game_type).adversarial]
+    if adversarial:
+        forfeits = Counter(game.forfeit for game in adversarial)
+        metrics["game/forfeit"] = 1 - forfeits[None] / len(adversarial)
+        metrics |= {f"game/forfeit/{cause.value}": forfeits[cause.value] / len(adversarial) for cause in Forfeit}
+    played = [game for game in games if game.labels is not None]
+    assessors = [turn for game in played for turn in _of(game, Role.ASSESSOR)]
+    metrics |= _mean("game/ties", (turn.outcome == "tie" for turn in assessors))
+    attacked = [game for game in played if GameType(game.game_type).adversarial]
+    metrics |= _mean("game/category_kept", (game.labels.error_present for game in attacked if game.labels))
+    gaps = [abs(gap) for game in attacked if (gap := zero_sum_gap(game)) is not None]
+    if gaps:
+        metrics["game/zero_sum_gap"] = max(gaps)
+    for game_type in GameType:
+        metrics |= _type_metrics(game_type, [game for game in games if game.game_type == game_type.value])
+    metrics |= _mean("judge/gold_share", (game.labels.source == GOLD for game in played if game.labels))
+    judged = [game.judge for game in played if game.labels and game.labels.source != GOLD]
+    metrics |= _mean("judge/seconds", (cost.seconds for cost in judged))
+    metrics |= _mean("judge/batch_size", (float(cost.batch_size) for cost in judged))
+    return metrics
+
+
+def zero_sum_gap(game: GameRecord) -> float | None:
+    """Attacker's reward plus the mean of its assessors'; ``None`` unless both played, in format and category."""
+    attackers = [turn for turn in _of(game, Role.ATTACKER) if turn.trained]
+    assessors = [turn for turn in _of(game, Role.ASSESSOR) if turn.violation is None and turn.trained]
+    if not attackers or not assessors or game.labels is None or not game.labels.error_present:
+        return None
+    return attackers[0].reward + fmean(turn.reward for turn in assessors)
+
+
+def detection(games: Iterable[GameRecord]) -> dict[str, float]:
+    """How well the assessors told notes with an error from notes without.
+
+    Returns:
+        ``accuracy``, ``true_positive_rate``, ``true_negative_rate``, ``balanced_accuracy`` and ``identified`` (share
+        of errors named by their sentence), each where there are games behind it. A broken answer is a wrong one.
+    """
+    answers = [
+        (game.labels.error_present, turn.classification, identified)
+        for game in games
+        if game.labels is not None
+        for turn, identified in zip(_of(game, Role.ASSESSOR), game.labels.error_identified, strict=True)
+    ]
+    found = {
+        **_mean("accuracy", (said == ("Harmful" if error else "Safe") for error, said, _ in answers)),
+        **_mean("true_positive_rate", (said == "Harmful" for error, said, _ in answers if error)),
+        **_mean("true_negative_rate", (said == "Safe" for error, said, _ in answers if not error)),
+        **_mean("identified", (identified for error, _, identified in answers if error)),
+    }
+    if "true_positive_rate" in found and "true_negative_rate" in found:
+        found["balanced_accuracy"] = (found["true_positive_rate"] + found["true_negative_rate"]) / 2
+    return found
+
+
+def _of(game: GameRecord, role: Role) -> list[TurnRecord]:
+    return [turn for turn in game.turns if turn.role is role]
+
+
+def _role_metrics(role: Role, turns: Sequence[TurnRecord]) -> dict[str, float]:
+    name = role.value
+    return {
+        **_mean(f"{name}/reward", (turn.reward for turn in turns if turn.outcome != "void")),
+        **_mean(f"{name}/win_rate", (turn.outcome == "win" for turn in turns if turn.outcome != "void")),
+        **_mean(f"{name}/format_violation", (turn.violation is not None for turn in turns)),
+        **_mean(f"{name}/prompt_tokens", (float(turn.prompt_tokens) for turn in turns)),
+        **_mean(f"{name}/response_tokens", (float(turn.response_tokens) for turn in turns)),
+        **_mean(f"{name}/trained", (turn.trained for turn in turns)),
+    }
+
+
+def _detection_metrics(prefix: str, games: Iterable[GameRecord]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in detection(games).items()}
+
+
+def _type_metrics(game_type: GameType, games: Sequence[GameRecord]) -> dict[str, float]:
+    prefix = f"game/{game_type.value}"
+    metrics = _mean(f"{prefix}/assessor_reward", (t.reward for game in games for t in _of(game, Role.ASSESSOR)))
+    metrics |= _mean(f"{prefix}/attacker_reward", (t.reward for game in games for t in _of(game, Role.ATTACKER)))
+    accuracy = detection(games).get("accuracy")
+    return metrics if accuracy is None else {**metrics, f"{prefix}/accuracy": accuracy}
+
+
+def _mean(name: str, values: Iterable[float]) -> dict[str, float]:
+    found = [float(value) for value in values]
+    return {name: fmean(found)} if found else {}

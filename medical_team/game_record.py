@@ -1,0 +1,206 @@
+"""A finished game as one line of ``games/*.jsonl``: what was played, how it was labelled, what it was worth.
+
+The record is the only carrier of a game's rewards: the trainer reads each turn's reward from it, the log is made of
+it, and the metrics are computed from it, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from medical_team.medical_game_manager import Game, Role
+from medical_team.medical_judge import Verdict
+from medical_team.rewards import TurnReward
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCost:
+    """What a turn took.
+
+    Attributes:
+        prompt: the prompt as the model saw it, decoded.
+        prompt_tokens: its length in tokens.
+        response_tokens: length of the response in tokens.
+        seconds: wall time of its generation.
+    """
+
+    prompt: str
+    prompt_tokens: int
+    response_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeCost:
+    """What judging took.
+
+    Attributes:
+        seconds: from the question to the verdict, the queue included; 0.0 for gold labels.
+        batch_size: number of games judged in the same batch; 0 for gold labels.
+    """
+
+    seconds: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """One turn: see :class:`~medical_team.medical_game_manager.Turn`, ``TurnReward`` and :class:`TurnCost`."""
+
+    role: Role
+    prompt: str
+    response: str
+    reasoning: str | None
+    answer: str | None
+    violation: str | None
+    classification: str | None
+    sentence_id: int | None
+    correction: str | None
+    reward: float
+    trained: bool
+    outcome: str
+    prompt_tokens: int
+    response_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of a played game; see :class:`~medical_team.medical_judge.Verdict`."""
+
+    error_present: bool
+    error_identified: tuple[bool, ...]
+    realistic: bool | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class GameRecord:
+    """One finished game.
+
+    Attributes:
+        step: the trainer's step for which the game was started.
+        uid: the trainer's id of the row in this step.
+        session: which of the row's rollouts.
+        case_id: the case.
+        game_type: which of the four games.
+        error_type: the case's error type.
+        source: the source note, as sentences.
+        note: the note the assessors read, ``None`` after a forfeit.
+        changed_ids: its sentences that differ from the clean note.
+        forfeit: why the attacker forfeited, or ``None``.
+        labels: the labels, ``None`` after a forfeit.
+        judge: what judging took.
+        turns: the turns, in order; the index is that of the trainer's trajectory.
+    """
+
+    step: int
+    uid: str
+    session: int
+    case_id: str
+    game_type: str
+    error_type: str
+    source: tuple[str, ...]
+    note: tuple[str, ...] | None
+    changed_ids: tuple[int, ...]
+    forfeit: str | None
+    labels: Labels | None
+    judge: JudgeCost
+    turns: tuple[TurnRecord, ...]
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> GameRecord:
+        """Reads one line.
+
+        Raises:
+            ValueError: if the line is not a record, naming the missing or unknown field.
+        """
+        data = json.loads(line)
+        known = {item.name for item in fields(cls)}
+        if not isinstance(data, dict) or set(data) != known:
+            found = sorted(data) if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"not a game record: found {found}, expected the fields {sorted(known)}")
+        labels = data.pop("labels")
+        return cls(
+            **{name: _tuples(value) for name, value in data.items() if name not in ("judge", "turns")},
+            labels=None if labels is None else Labels(**{name: _tuples(value) for name, value in labels.items()}),
+            judge=JudgeCost(**data["judge"]),
+            turns=tuple(TurnRecord(**{**turn, "role": Role(turn["role"])}) for turn in data["turns"]),
+        )
+
+
+def record_game(
+    game: Game,
+    *,
+    step: int,
+    uid: str,
+    session: int,
+    costs: Sequence[TurnCost],
+    verdict: Verdict | None,
+    judge: JudgeCost,
+    rewards: Sequence[TurnReward],
+) -> GameRecord:
+    """Puts a finished game together.
+
+    Args:
+        game: the game.
+        step: the trainer's step.
+        uid: the trainer's row id.
+        session: which of the row's rollouts.
+        costs: one for each turn.
+        verdict: the labels, ``None`` after a forfeit.
+        judge: what judging took.
+        rewards: one for each turn.
+
+    Raises:
+        ValueError: if turns, costs and rewards differ in number.
+    """
+    turns = tuple(
+        TurnRecord(
+            role=turn.role,
+            prompt=cost.prompt,
+            response=turn.response,
+            reasoning=turn.reasoning,
+            answer=turn.answer,
+            violation=turn.violation,
+            classification=turn.assessment.classification.value if turn.assessment else None,
+            sentence_id=turn.assessment.sentence_id if turn.assessment else None,
+            correction=turn.assessment.correction if turn.assessment else None,
+            reward=reward.value,
+            trained=reward.trained,
+            outcome=reward.outcome,
+            prompt_tokens=cost.prompt_tokens,
+            response_tokens=cost.response_tokens,
+            seconds=cost.seconds,
+        )
+        for turn, cost, reward in zip(game.turns, costs, rewards, strict=True)
+    )
+    labels = None
+    if verdict is not None:
+        labels = Labels(verdict.error_present, verdict.error_identified, verdict.realistic, verdict.source)
+    return GameRecord(
+        step=step,
+        uid=uid,
+        session=session,
+        case_id=game.case.case_id,
+        game_type=game.game_type.value,
+        error_type=game.case.error_type,
+        source=game.source,
+        note=game.note,
+        changed_ids=game.changed_ids,
+        forfeit=game.forfeit.value if game.forfeit else None,
+        labels=labels,
+        judge=judge,
+        turns=turns,
+    )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

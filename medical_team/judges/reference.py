@@ -1,0 +1,68 @@
+"""The embedded default judge: no model, only words.
+
+It calls a sentence wrong where a clinical word of the clean note was put in place of another, or a negation came or
+went. That is a lexical approximation: a synonym counts as an error, an error written in the same words does not. It
+cannot tell whether a note is realistic. It stands in for a medical judge where there is none, and says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+from medical_team.answers import Classification
+from medical_team.medical_game_manager import normalise_sentence
+from medical_team.medical_judge import JudgeQuery, Verdict
+
+_WORD = re.compile(r"[a-z0-9]+(?:[.,/'-][a-z0-9]+)*")
+_NEGATIONS = frozenset({"no", "not", "without", "never", "none", "denies", "negative", "absent", "neither", "nor"})
+# Words that carry no clinical fact: replacing them is a rewording.
+_PLAIN = frozenset(
+    "a an the this that these those and or but so as of in on at to for from by with into onto over under within"
+    " is are was were be been being has have had having do does did it its he she they his her their him them who"
+    " which there here then than also very quite now still yet again once patient man woman he's she's mr mrs ms"
+    " comes presents presented reports reported states shows showed shown reveals revealed found finds seen noted"
+    " given gave gets got receives received started starts begins began continued treated treatment therapy taking"
+    " taken took put because due after before during while since when".split()
+)
+
+
+class ReferenceJudge:
+    """Labels games by comparing words with the clean note."""
+
+    name = "reference"
+
+    def judge(self, queries: Sequence[JudgeQuery]) -> list[Verdict]:
+        """Labels each game; ``realistic`` is always unknown."""
+        return [self._verdict(query) for query in queries]
+
+    def _verdict(self, query: JudgeQuery) -> Verdict:
+        wrong = wrong_sentences(query.clean_note, query.note)
+        identified = tuple(
+            assessment is not None
+            and assessment.classification is Classification.HARMFUL
+            and assessment.sentence_id in wrong
+            for assessment in query.assessments
+        )
+        return Verdict(query.query_id, bool(wrong), identified, None, self.name)
+
+
+def wrong_sentences(clean_note: Sequence[str], note: Sequence[str]) -> tuple[int, ...]:
+    """Ids, in ``note``, of the sentences whose clinical words differ from the clean note's."""
+    before = [normalise_sentence(sentence).casefold() for sentence in clean_note]
+    after = [normalise_sentence(sentence).casefold() for sentence in note]
+    wrong: list[int] = []
+    for tag, a1, a2, b1, b2 in SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
+        if tag == "replace":
+            # Sentences of a replaced block belong together in order; one without a partner was added or left out.
+            pairs = zip(range(a1, a2), range(b1, b2), strict=False)
+            wrong.extend(b for a, b in pairs if _differs(before[a], after[b]))
+    return tuple(wrong)
+
+
+def _differs(clean: str, other: str) -> bool:
+    before, after = set(_WORD.findall(clean)), set(_WORD.findall(other))
+    if before & _NEGATIONS != after & _NEGATIONS:
+        return True
+    return bool(before - after - _PLAIN) and bool(after - before - _PLAIN)

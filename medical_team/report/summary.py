@@ -1,0 +1,131 @@
+"""The short table at the end of a run, made from the files it left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from medical_team.game_metrics import detection
+from medical_team.game_record import GameRecord
+from medical_team.medical_game_manager import GameType, Role
+
+_TRAINED = (
+    ("attacker/reward", "attacker reward"),
+    ("attacker/win_rate", "attacker win rate"),
+    ("attacker/format_violation", "attacker format violations"),
+    ("assessor/reward", "assessor reward"),
+    ("assessor/win_rate", "assessor win rate"),
+    ("assessor/format_violation", "assessor format violations"),
+    ("assessor/balanced_accuracy", "assessor balanced accuracy"),
+    ("assessor/true_negative_rate", "assessor true negative rate"),
+    ("game/forfeit", "forfeits"),
+    ("game/ties", "ties"),
+    ("game/category_kept", "attacks that hold an error"),
+)
+
+
+def read_games(path: Path) -> list[GameRecord]:
+    """Reads one file of the game log.
+
+    Raises:
+        ValueError: naming the file and the line that is not a game.
+    """
+    games = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            games.append(GameRecord.from_json(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return games
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The metrics of a run's training steps, in order; validation before the first step is left out."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [entry["data"] for entry in entries if "training/global_step" in entry["data"]]
+
+
+def print_summary(folder: Path, console: Console | None = None) -> None:
+    """Prints how training and validation went, and where everything lies.
+
+    Args:
+        folder: the run's folder.
+        console: where to print; standard output by default.
+    """
+    console = console or Console(width=100)
+    steps = read_metrics(folder)
+    if steps:
+        console.print(_training_table(steps))
+    validations = sorted((folder / "games" / "val").glob("step_*.jsonl"))
+    if validations:
+        first, last = read_games(validations[0]), read_games(validations[-1])
+        console.print(_validation_table(_step(validations[0]), first, _step(validations[-1]), last))
+        console.print(_verdict(first, last))
+    played = sum(int(step["game/count"]) for step in steps)
+    console.print(f"{len(steps)} steps, {played} games. Left in {folder}:")
+    for name, what in (
+        ("config.yaml", "the resolved configuration"),
+        ("metrics.jsonl", "one line a step"),
+        ("tensorboard", "the same for TensorBoard"),
+        ("games/train", "every game that was trained"),
+        ("games/val", "every validation game"),
+        ("checkpoints", "resume with the same command"),
+    ):
+        if (folder / name).exists():
+            console.print(f"  {name:<15} {what}", highlight=False)
+
+
+def _training_table(steps: Sequence[dict[str, float]]) -> Table:
+    span = max(1, len(steps) // 4)
+    table = Table(title=f"Training (means over {span} steps)")
+    table.add_column("")
+    for name in (f"first {span}", f"last {span}"):
+        table.add_column(name, justify="right")
+    for key, label in _TRAINED:
+        ends = [[step[key] for step in part if key in step] for part in (steps[:span], steps[-span:])]
+        table.add_row(label, *(f"{fmean(values):.3f}" if values else "-" for values in ends))
+    return table
+
+
+def _validation_table(first_step: int, first: Sequence[GameRecord], last_step: int, last: Sequence[GameRecord]) -> Table:
+    table = Table(title=f"Validation ({len(last)} games)")
+    table.add_column("")
+    for step in (first_step, last_step):
+        table.add_column(f"step {step}", justify="right")
+    table.add_row("assessor reward", *(_shown(_reward(games)) for games in (first, last)))
+    for game_type in GameType:
+        parts = [[game for game in games if game.game_type == game_type.value] for games in (first, last)]
+        table.add_row(f"  {game_type.value}", *(_shown(_reward(part)) for part in parts))
+    # Vanilla games are the same notes at every step: the one opponent here that does not move.
+    fixed = [detection([g for g in games if not GameType(g.game_type).adversarial]) for games in (first, last)]
+    for key in ("balanced_accuracy", "true_positive_rate", "true_negative_rate", "identified"):
+        table.add_row(f"vanilla {key.replace('_', ' ')}", *(_shown(found.get(key)) for found in fixed))
+    return table
+
+
+def _verdict(first: Sequence[GameRecord], last: Sequence[GameRecord]) -> str:
+    before, after = _reward(first), _reward(last)
+    if before is None or after is None:
+        return "No assessor played in validation."
+    if after > before:
+        return f"The assessor's reward on validation rose from {before:.3f} to {after:.3f}."
+    return f"The assessor's reward on validation did NOT rise: {before:.3f} before, {after:.3f} after."
+
+
+def _reward(games: Sequence[GameRecord]) -> float | None:
+    rewards = [turn.reward for game in games for turn in game.turns if turn.role is Role.ASSESSOR]
+    return fmean(rewards) if rewards else None
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
