@@ -1,0 +1,1 @@
+"""verl on the CPU: platform, engines and rollout. ``plugin.py`` registers them."""

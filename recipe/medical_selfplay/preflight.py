@@ -1,0 +1,176 @@
+"""What can be known to be wrong before Ray starts: each problem is one sentence with its fix.
+
+verl finds most of these too, but minutes later and inside a worker's traceback; some it does not find at all and trains
+the wrong thing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from medical_team.dataset import parquet_schema
+from omegaconf import DictConfig
+from pyarrow import ArrowInvalid, parquet
+from verl.utils.device import get_device_name
+
+from recipe.medical_selfplay.agent_loop import AGENT_NAME
+from recipe.medical_selfplay.plugin import REPLAY_BUFFER, REWARD_MANAGER
+from recipe.medical_selfplay.run_folder import RunFolder
+from recipe.medical_selfplay.settings import Settings, SettingsError
+
+_ROLE_BLIND = {
+    "grpo": "role_grpo",
+    "reinforce_plus_plus": "role_reinforce_pp",
+    "reinforce_plus_plus_baseline": "role_grpo",
+    "rloo": "role_grpo",
+}
+
+
+def problems(config: DictConfig) -> Iterator[str]:
+    """Checks a run's resolved configuration, its input files and its output folder.
+
+    Args:
+        config: verl's whole configuration.
+
+    Yields:
+        One line per problem: what is wrong, and the fix.
+    """
+    try:
+        Settings.from_config(config)
+    except SettingsError as error:
+        yield str(error)
+    yield from _hooks(config)
+    yield from _device(config)
+    yield from _batch_sizes(config)
+    yield from _model(config.actor_rollout_ref.model.path)
+    for key in ("train_files", "val_files"):
+        yield from _data(config, key)
+    yield from RunFolder(Path(config.run_dir)).problems(config)
+    yield from _disk(config)
+
+
+def _hooks(config: DictConfig) -> Iterator[str]:
+    estimator = str(config.algorithm.adv_estimator)
+    if estimator in _ROLE_BLIND:
+        yield (
+            f"algorithm.adv_estimator={estimator} mixes attacker and assessor in one baseline; use"
+            f" algorithm.adv_estimator={_ROLE_BLIND[estimator]}"
+        )
+    if not config.trainer.use_v1:
+        yield "trainer.use_v1=false is verl's deprecated trainer, which cannot play two roles; set it to true"
+    if config.trainer.v1.sampler.custom_sampler.path != REPLAY_BUFFER:
+        yield f"trainer.v1.sampler.custom_sampler.path must be {REPLAY_BUFFER}, without it no row knows its role"
+    if config.reward.reward_manager.name != REWARD_MANAGER:
+        yield f"reward.reward_manager.name must be {REWARD_MANAGER}, found {config.reward.reward_manager.name}"
+    if config.reward.reward_model.enable:
+        yield "reward.reward_model.enable=true scores rows one by one and loses the game; set it to false"
+    if config.algorithm.filter_groups.enable:
+        yield "algorithm.filter_groups.enable=true is not supported with a custom sampler in verl 0.9.1; set it to false"
+
+
+def _device(config: DictConfig) -> Iterator[str]:
+    device = config.trainer.device
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available() and not os.environ.get("RAY_ADDRESS"):
+            yield "no CUDA device is visible and trainer.device=cuda; add hardware=cpu to run on the CPU"
+        if config.actor_rollout_ref.rollout.name == "vllm" and importlib.util.find_spec("vllm") is None:
+            yield "vllm is not installed; run ./setup_env.sh --gpu, or add hardware=cpu"
+    elif get_device_name() != device:
+        yield f"trainer.device={device}, but verl runs on {get_device_name()}; set VERL_PLATFORM={device}"
+
+
+def _batch_sizes(config: DictConfig) -> Iterator[str]:
+    rows, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    for name, value in (("data.train_batch_size", rows), ("actor_rollout_ref.actor.ppo_mini_batch_size", mini)):
+        if not isinstance(value, int) or value < 1:
+            yield f"{name}={value} must be a positive whole number"
+            return
+    if rows % mini:
+        yield (
+            f"data.train_batch_size={rows} is not a multiple of actor_rollout_ref.actor.ppo_mini_batch_size={mini};"
+            f" set the latter to {_largest_divisor(rows, mini)}"
+        )
+    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    if rows * config.actor_rollout_ref.rollout.n % gpus:
+        yield (
+            f"data.train_batch_size={rows} times actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n} is"
+            f" not a multiple of the {gpus} GPUs"
+        )
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
+
+
+def _model(path: str) -> Iterator[str]:
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            yield f"actor_rollout_ref.model.path={path}: the folder holds no config.json, so it is no Hugging Face model"
+        return
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    fix = "name an existing folder, or fetch the model first: ./setup_env.sh --download-model ID"
+    try:
+        cached = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:
+        yield f"actor_rollout_ref.model.path={path}: there is no such folder; {fix}"
+        return
+    if not isinstance(cached, str):
+        yield f"actor_rollout_ref.model.path={path}: neither a folder nor in the local hub cache; {fix}"
+
+
+def _data(config: DictConfig, key: str) -> Iterator[str]:
+    files = config.data[key]
+    for file in [files] if isinstance(files, str) else list(files):
+        problem, rows = _training_file(Path(file))
+        if problem:
+            yield f"data.{key}: {problem}"
+        elif key == "train_files" and isinstance(files, str) and rows < config.data.train_batch_size:
+            yield (
+                f"data.train_files: {file} holds {rows} rows, fewer than data.train_batch_size="
+                f"{config.data.train_batch_size}; set data.train_batch_size to at most {rows}"
+            )
+
+
+def _training_file(path: Path) -> tuple[str | None, int]:
+    convert = "make it with scripts/convert_dataset_to_verl.py"
+    if not path.is_file():
+        return f"{path} does not exist; {convert}, or name its folder with data_dir=FOLDER", 0
+    try:
+        file = parquet.ParquetFile(path)
+    except (ArrowInvalid, OSError) as error:
+        return f"{path} is no Parquet file ({error}); {convert}", 0
+    expected, found = parquet_schema(), file.schema_arrow
+    wrong = [field.name for field in expected if field.name not in found.names or found.field(field.name) != field]
+    if wrong:
+        return f"{path} has another schema (columns missing or of another type: {', '.join(wrong)}); {convert}", 0
+    if file.metadata.num_rows == 0:
+        return f"{path} holds no rows; {convert}", 0
+    agent = file.read_row_group(0, columns=["agent_name"])["agent_name"][0].as_py()
+    if agent != AGENT_NAME:
+        return f"{path}: agent_name is {agent!r}, expected {AGENT_NAME!r}; {convert}", 0
+    return None, file.metadata.num_rows
+
+
+def _disk(config: DictConfig) -> Iterator[str]:
+    folder = Path(config.run_dir).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    model = Path(config.actor_rollout_ref.model.path)
+    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) if model.is_dir() else 0
+    # Weights in float32, two Adam moments and an exported copy are up to eight times a bfloat16 file; one checkpoint is
+    # written before the oldest is removed.
+    copies = (config.trainer.max_actor_ckpt_to_keep or 1) + 1 if config.trainer.save_freq > 0 else 0
+    needed = 8 * weights * copies + 200 * 2**20
+    if free < needed:
+        yield (
+            f"{existing}: {free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed for checkpoints and logs; free"
+            " some space, choose another run_dir, or lower trainer.max_actor_ckpt_to_keep"
+        )

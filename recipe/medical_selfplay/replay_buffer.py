@@ -1,0 +1,136 @@
+"""The sampled batch: rows get the identity that the estimators need, games are logged and counted.
+
+verl calls ``sample`` once a step for training and once a validation batch; what it returns beside the batch is logged.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ray
+import transfer_queue as tq
+from medical_team.game_metrics import game_metrics
+from medical_team.game_record import GameRecord
+from medical_team.medical_game_manager import Role
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+from verl.utils import tensordict_utils as tu
+
+from recipe.medical_selfplay.advantages import truth_weights
+from recipe.medical_selfplay.judge_actor import NAME as JUDGE
+from recipe.medical_selfplay.trajectory_id import TrajectoryId
+
+_TRAIN = "train"
+
+
+def replay_buffer(trainer_mode: str, **kwargs: Any) -> ReplayBuffer:
+    """The replay buffer for verl's trainer mode; the ``custom_sampler`` of the configurations."""
+    kind = GameReplayBuffer if trainer_mode == "sync" else GameReplayBufferAsync
+    return kind(trainer_mode=trainer_mode, **kwargs)
+
+
+class _GameSampling:
+    """What both buffers do with a sampled batch.
+
+    Args:
+        sampler_kwargs: ``output_dir`` (the run's folder), ``balance_truth`` (whether truths are passed on to the
+            estimators), ``rollouts`` (sessions per row) and ``poll_interval_s`` (how often verl looks for finished
+            games, in seconds).
+        **kwargs: verl's own arguments.
+    """
+
+    def __init__(self, sampler_kwargs: Any, **kwargs: Any) -> None:
+        super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=sampler_kwargs.poll_interval_s, **kwargs)
+        self._log = GameLog(Path(sampler_kwargs.output_dir) / "games")
+        self._balance_truth = bool(sampler_kwargs.balance_truth)
+        self._rollouts = int(sampler_kwargs.rollouts)
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, float]]:
+        """Samples as verl does, then labels the rows and logs their games."""
+        batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
+        if not batch.keys:
+            raise RuntimeError(
+                f"none of the {batch_size} rows of step {global_steps} ({partition_id}) could be played and judged; the"
+                " first error is in the log above, at 'Error in _run_prompt'"
+            )
+        fields = tq.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=["extra_fields"])
+        records = [GameRecord.from_json(extra["reward_extra_info"]["game"]) for extra in fields.pop("extra_fields").tolist()]
+        games = list({(record.uid, record.session): record for record in records}.values())
+        self._log.write(partition_id, global_steps, games)
+        if partition_id != _TRAIN:
+            return batch, metrics
+        ids = [self._identify(key, record) for key, record in zip(batch.keys, records, strict=True)]
+        tq.kv_batch_put(
+            keys=batch.keys, partition_id=partition_id, fields=tu.get_tensordict({"uid": [str(one) for one in ids]})
+        )
+        metrics = {**metrics, **game_metrics(games), "game/lost": batch_size * self._rollouts - len(games)}
+        trained = [
+            one.error_present for key, one, record in zip(batch.keys, ids, records, strict=True)
+            if record.turns[turn_index(key)].trained
+        ]
+        metrics["game/truth_weight_no_error"], metrics["game/truth_weight_error"] = truth_weights(trained)
+        metrics["judge/unscored"] = ray.get(ray.get_actor(JUDGE).take_unscored.remote())
+        return batch, metrics
+
+    def _identify(self, key: str, record: GameRecord) -> TrajectoryId:
+        role = record.turns[turn_index(key)].role
+        if role is Role.ATTACKER:
+            return TrajectoryId(role, record.uid)
+        several = sum(turn.role is Role.ASSESSOR for turn in record.turns) > 1
+        group = f"{record.uid}_{record.session}" if several else record.uid
+        truth = record.labels.error_present if record.labels and self._balance_truth else None
+        return TrajectoryId(role, group, truth)
+
+
+class GameReplayBuffer(_GameSampling, ReplayBuffer):
+    """For ``trainer_mode=sync``."""
+
+
+class GameReplayBufferAsync(_GameSampling, ReplayBufferAsync):
+    """For the asynchronous trainer modes."""
+
+
+class GameLog:
+    """``games/train`` and ``games/val``: one file a step, one finished game a line.
+
+    A step that is trained again after a resume replaces its file; files of later steps, which the killed run had
+    sampled but never saved, are removed, so that the folder holds every game that was trained, once.
+
+    Args:
+        folder: where ``train/`` and ``val/`` lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: dict[Path, list[GameRecord]] = defaultdict(list)
+
+    def write(self, partition: str, step: int, games: Iterable[GameRecord]) -> None:
+        """Adds games to a step's file, which is replaced as a whole."""
+        path = self._folder / partition / f"step_{step:06d}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not any(written.parent == path.parent for written in self._written):
+            self._remove_from(path.parent, step)
+        if path not in self._written:
+            self._written = defaultdict(list, {p: g for p, g in self._written.items() if p.parent != path.parent})
+        self._written[path].extend(games)
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(f"{game.to_json()}\n" for game in self._written[path]), encoding="utf-8")
+        os.replace(partial, path)
+
+    @staticmethod
+    def _remove_from(folder: Path, step: int) -> None:
+        for path in folder.glob("step_*.jsonl"):
+            number = re.fullmatch(r"step_(\d+)", path.stem)
+            if number and int(number[1]) >= step:
+                path.unlink()
+
+
+def turn_index(key: str) -> int:
+    """Which of the game's turns a TransferQueue key ``{uid}_{session}_{index}`` names."""
+    return int(key.rsplit("_", 1)[1])
+

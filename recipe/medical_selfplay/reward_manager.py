@@ -1,0 +1,109 @@
+"""A finished game becomes rewards: gold labels or the judge, then the reward table, then the game record."""
+
+from __future__ import annotations
+
+import asyncio
+from statistics import fmean
+from typing import Any
+
+from medical_team.answers import Classification
+from medical_team.game_record import GameRecord, JudgeCost, record_game
+from medical_team.medical_game_manager import Role
+from medical_team.medical_judge import JudgeError, Verdict, gold_verdict, query_of, settle
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager import register
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+
+from recipe.medical_selfplay.agent_loop import PlayedGame
+from recipe.medical_selfplay.judge_actor import judge_actor
+from recipe.medical_selfplay.settings import Settings
+
+
+@register("medical_selfplay")
+class MedicalRewardManager(RewardManagerBase):
+    """Scores one game per call."""
+
+    def __init__(
+        self,
+        config: Any,
+        tokenizer: Any,
+        compute_score: Any,
+        reward_router_address: str | None = None,
+        reward_model_tokenizer: Any = None,
+    ) -> None:
+        """Finds the judge.
+
+        Args:
+            config: verl's whole configuration.
+            tokenizer: verl's tokenizer.
+            compute_score: verl's reward function, not used.
+            reward_router_address: not used.
+            reward_model_tokenizer: not used.
+        """
+        super().__init__(config, tokenizer, compute_score)
+        self._settings = Settings.from_config(config)
+        self._judge = judge_actor(self._settings.judge)
+
+    async def run_single(self, data: DataProto) -> dict[str, Any]:
+        """Rewards a game.
+
+        Args:
+            data: the session's trajectories; the last one's extra fields hold the played game.
+
+        Returns:
+            The last turn's reward and, under ``reward_extra_info``, the game record with every turn's reward and the
+            figures verl averages in validation.
+
+        Raises:
+            JudgeError: if the game could not be judged. verl then stores no row of it.
+        """
+        played: PlayedGame = data.non_tensor_batch["tool_extra_fields"][-1]["played_game"]
+        verdict, cost = await self._verdict(played)
+        record = record_game(
+            played.game,
+            step=played.step,
+            uid=played.uid,
+            session=played.session,
+            costs=played.costs,
+            verdict=verdict,
+            judge=cost,
+            rewards=self._settings.rewards.score(played.game, verdict),
+        )
+        return {"reward_score": record.turns[-1].reward, "reward_extra_info": _extra_info(record)}
+
+    async def _verdict(self, played: PlayedGame) -> tuple[Verdict | None, JudgeCost]:
+        if played.game.forfeit is not None:
+            return None, JudgeCost()
+        query_id = f"{played.uid}_{played.session}"
+        gold = gold_verdict(played.game, query_id)
+        if gold is not None:
+            return gold, JudgeCost()
+        timeout = self._settings.judge.timeout_s
+        try:
+            async with asyncio.timeout(timeout):
+                verdict, cost = await self._judge.judge.remote(query_of(played.game, query_id))
+        except TimeoutError as error:
+            raise JudgeError(f"no verdict for {query_id} within judge.timeout_s={timeout}") from error
+        return settle(played.game, verdict), cost
+
+
+def _extra_info(record: GameRecord) -> dict[str, Any]:
+    """The record, and figures with the same keys for every game; ``None`` where a game does not have them."""
+    attackers = [turn for turn in record.turns if turn.role is Role.ATTACKER]
+    assessors = [turn for turn in record.turns if turn.role is Role.ASSESSOR]
+    accuracy = identified = None
+    if record.labels is not None:
+        right = Classification.HARMFUL if record.labels.error_present else Classification.SAFE
+        accuracy = fmean(turn.classification == right.value for turn in assessors)
+        if record.labels.error_present:
+            identified = fmean(record.labels.error_identified)
+    return {
+        "acc": accuracy,
+        "assessor_accuracy": accuracy,
+        "assessor_identified": identified,
+        "assessor_reward": fmean(turn.reward for turn in assessors) if assessors else None,
+        "assessor_format_violation": fmean(turn.violation is not None for turn in assessors) if assessors else None,
+        "attacker_reward": attackers[0].reward if attackers else None,
+        "attacker_forfeit": float(record.forfeit is not None) if attackers else None,
+        "game": record.to_json(),
+    }
