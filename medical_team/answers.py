@@ -73,7 +73,12 @@ def parse_response(text: str, *, think_opened: bool) -> Response:
     Raises:
         FormatError: if the response breaks the format.
     """
-    expected = {THINK_OPEN: 0 if think_opened else 1, THINK_CLOSE: 1, ANSWER_OPEN: 1, ANSWER_CLOSE: 1}
+    expected = {
+        THINK_OPEN: 0 if think_opened else 1,
+        THINK_CLOSE: 1,
+        ANSWER_OPEN: 1,
+        ANSWER_CLOSE: 1,
+    }
     for tag, count in expected.items():
         if text.count(tag) != count:
             raise FormatError(f"{tag} occurs {text.count(tag)} times, expected {count}")
@@ -117,7 +122,9 @@ def parse_assessment(answer: str, sentence_count: int) -> Assessment:
     value = fields["Classification"].rstrip(".").casefold()
     named = {member.value.casefold(): member for member in Classification}
     if value not in named:
-        raise FormatError(f"Classification is {fields['Classification']!r}, expected Harmful or Safe")
+        raise FormatError(
+            f"Classification is {fields['Classification']!r}, expected Harmful or Safe"
+        )
     classification = named[value]
     sentence = _optional(fields["Error sentence"])
     correction = _optional(fields["Correction"])
@@ -148,9 +155,7 @@ def format_assessment(assessment: Assessment) -> str:
     """The three lines of an assessment: the inverse of :func:`parse_assessment`."""
     sentence = "none" if assessment.sentence_id is None else str(assessment.sentence_id)
     correction = "none" if assessment.correction is None else assessment.correction
-    return (
-        f"Classification: {assessment.classification.value}\nError sentence: {sentence}\nCorrection: {correction}"
-    )
+    return f"Classification: {assessment.classification.value}\nError sentence: {sentence}\nCorrection: {correction}"
 
 
 def format_edit(edit: Edit) -> str:
@@ -194,5 +199,7 @@ def _sentence_id(value: str, sentence_count: int) -> int:
         raise FormatError(f"sentence {value[:20]!r} is not a number")
     number = int(value.rstrip("."))
     if number >= sentence_count:
-        raise FormatError(f"sentence {number} does not exist, the note has 0 to {sentence_count - 1}")
+        raise FormatError(
+            f"sentence {number} does not exist, the note has 0 to {sentence_count - 1}"
+        )
     return number

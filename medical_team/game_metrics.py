@@ -24,24 +24,35 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
     """
     metrics: dict[str, float] = {"game/count": float(len(games))}
     for role in Role:
-        metrics |= _role_metrics(role, [turn for game in games for turn in game.turns if turn.role is role])
+        metrics |= _role_metrics(
+            role, [turn for game in games for turn in game.turns if turn.role is role]
+        )
     metrics |= _detection_metrics("assessor", games)
     adversarial = [game for game in games if GameType(game.game_type).adversarial]
     if adversarial:
         forfeits = Counter(game.forfeit for game in adversarial)
         metrics["game/forfeit"] = 1 - forfeits[None] / len(adversarial)
-        metrics |= {f"game/forfeit/{cause.value}": forfeits[cause.value] / len(adversarial) for cause in Forfeit}
+        metrics |= {
+            f"game/forfeit/{cause.value}": forfeits[cause.value] / len(adversarial)
+            for cause in Forfeit
+        }
     played = [game for game in games if game.labels is not None]
     assessors = [turn for game in played for turn in _of(game, Role.ASSESSOR)]
     metrics |= _mean("game/ties", (turn.outcome == "tie" for turn in assessors))
     attacked = [game for game in played if GameType(game.game_type).adversarial]
-    metrics |= _mean("game/category_kept", (game.labels.error_present for game in attacked if game.labels))
+    metrics |= _mean(
+        "game/category_kept", (game.labels.error_present for game in attacked if game.labels)
+    )
     gaps = [abs(gap) for game in attacked if (gap := zero_sum_gap(game)) is not None]
     if gaps:
         metrics["game/zero_sum_gap"] = max(gaps)
     for game_type in GameType:
-        metrics |= _type_metrics(game_type, [game for game in games if game.game_type == game_type.value])
-    metrics |= _mean("judge/gold_share", (game.labels.source == GOLD for game in played if game.labels))
+        metrics |= _type_metrics(
+            game_type, [game for game in games if game.game_type == game_type.value]
+        )
+    metrics |= _mean(
+        "judge/gold_share", (game.labels.source == GOLD for game in played if game.labels)
+    )
     judged = [game.judge for game in played if game.labels and game.labels.source != GOLD]
     metrics |= _mean("judge/seconds", (cost.seconds for cost in judged))
     metrics |= _mean("judge/batch_size", (float(cost.batch_size) for cost in judged))
@@ -51,7 +62,9 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
 def zero_sum_gap(game: GameRecord) -> float | None:
     """Attacker's reward plus the mean of its assessors'; ``None`` unless both played, in format and category."""
     attackers = [turn for turn in _of(game, Role.ATTACKER) if turn.trained]
-    assessors = [turn for turn in _of(game, Role.ASSESSOR) if turn.violation is None and turn.trained]
+    assessors = [
+        turn for turn in _of(game, Role.ASSESSOR) if turn.violation is None and turn.trained
+    ]
     if not attackers or not assessors or game.labels is None or not game.labels.error_present:
         return None
     return attackers[0].reward + fmean(turn.reward for turn in assessors)
@@ -68,10 +81,14 @@ def detection(games: Iterable[GameRecord]) -> dict[str, float]:
         (game.labels.error_present, turn.classification, identified)
         for game in games
         if game.labels is not None
-        for turn, identified in zip(_of(game, Role.ASSESSOR), game.labels.error_identified, strict=True)
+        for turn, identified in zip(
+            _of(game, Role.ASSESSOR), game.labels.error_identified, strict=True
+        )
     ]
     found = {
-        **_mean("accuracy", (said == ("Harmful" if error else "Safe") for error, said, _ in answers)),
+        **_mean(
+            "accuracy", (said == ("Harmful" if error else "Safe") for error, said, _ in answers)
+        ),
         **_mean("true_positive_rate", (said == "Harmful" for error, said, _ in answers if error)),
         **_mean("true_negative_rate", (said == "Safe" for error, said, _ in answers if not error)),
         **_mean("identified", (identified for error, _, identified in answers if error)),
@@ -89,7 +106,9 @@ def _role_metrics(role: Role, turns: Sequence[TurnRecord]) -> dict[str, float]:
     name = role.value
     return {
         **_mean(f"{name}/reward", (turn.reward for turn in turns if turn.outcome != "void")),
-        **_mean(f"{name}/win_rate", (turn.outcome == "win" for turn in turns if turn.outcome != "void")),
+        **_mean(
+            f"{name}/win_rate", (turn.outcome == "win" for turn in turns if turn.outcome != "void")
+        ),
         **_mean(f"{name}/format_violation", (turn.violation is not None for turn in turns)),
         **_mean(f"{name}/prompt_tokens", (float(turn.prompt_tokens) for turn in turns)),
         **_mean(f"{name}/response_tokens", (float(turn.response_tokens) for turn in turns)),
@@ -103,8 +122,12 @@ def _detection_metrics(prefix: str, games: Iterable[GameRecord]) -> dict[str, fl
 
 def _type_metrics(game_type: GameType, games: Sequence[GameRecord]) -> dict[str, float]:
     prefix = f"game/{game_type.value}"
-    metrics = _mean(f"{prefix}/assessor_reward", (t.reward for game in games for t in _of(game, Role.ASSESSOR)))
-    metrics |= _mean(f"{prefix}/attacker_reward", (t.reward for game in games for t in _of(game, Role.ATTACKER)))
+    metrics = _mean(
+        f"{prefix}/assessor_reward", (t.reward for game in games for t in _of(game, Role.ASSESSOR))
+    )
+    metrics |= _mean(
+        f"{prefix}/attacker_reward", (t.reward for game in games for t in _of(game, Role.ATTACKER))
+    )
     accuracy = detection(games).get("accuracy")
     return metrics if accuracy is None else {**metrics, f"{prefix}/accuracy": accuracy}
 

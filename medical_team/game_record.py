@@ -122,18 +122,14 @@ class GameRecord:
         Raises:
             ValueError: if the line is not a record, naming the missing or unknown field.
         """
-        data = json.loads(line)
-        known = {item.name for item in fields(cls)}
-        if not isinstance(data, dict) or set(data) != known:
-            found = sorted(data) if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"not a game record: found {found}, expected the fields {sorted(known)}")
-        labels = data.pop("labels")
-        return cls(
-            **{name: _tuples(value) for name, value in data.items() if name not in ("judge", "turns")},
-            labels=None if labels is None else Labels(**{name: _tuples(value) for name, value in labels.items()}),
-            judge=JudgeCost(**data["judge"]),
-            turns=tuple(TurnRecord(**{**turn, "role": Role(turn["role"])}) for turn in data["turns"]),
-        )
+        data = _fields(cls, json.loads(line), "the game record")
+        labels = data["labels"]
+        parts = {
+            "labels": None if labels is None else Labels(**_fields(Labels, labels, "labels")),
+            "judge": JudgeCost(**_fields(JudgeCost, data["judge"], "judge")),
+            "turns": tuple(_turn(turn, index) for index, turn in enumerate(data["turns"])),
+        }
+        return cls(**{**data, **parts})
 
 
 def record_game(
@@ -184,7 +180,9 @@ def record_game(
     )
     labels = None
     if verdict is not None:
-        labels = Labels(verdict.error_present, verdict.error_identified, verdict.realistic, verdict.source)
+        labels = Labels(
+            verdict.error_present, verdict.error_identified, verdict.realistic, verdict.source
+        )
     return GameRecord(
         step=step,
         uid=uid,
@@ -202,5 +200,21 @@ def record_game(
     )
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _turn(data: Any, index: int) -> TurnRecord:
+    values = _fields(TurnRecord, data, f"turns[{index}]")
+    return TurnRecord(**{**values, "role": Role(values["role"])})
+
+
+def _fields(kind: type[Any], data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} is {type(data).__name__}, expected an object")
+    known = {item.name for item in fields(kind)}
+    if missing := sorted(known - data.keys()):
+        raise ValueError(f"{where} lacks {', '.join(missing)}; it was written by another version")
+    if unknown := sorted(data.keys() - known):
+        raise ValueError(
+            f"{where} has unknown {', '.join(unknown)}; it was written by another version"
+        )
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+    }

@@ -18,12 +18,19 @@ is not played. There is no fallback to the attacker's raw text, which would leak
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from enum import StrEnum
+from typing import ClassVar
 
-from medical_team.answers import Assessment, FormatError, parse_assessment, parse_edit, parse_response
+from medical_team.answers import (
+    Assessment,
+    FormatError,
+    parse_assessment,
+    parse_edit,
+    parse_response,
+)
 from medical_team.medec import Case
 from medical_team.prompts import (
     AttackMode,
@@ -90,6 +97,8 @@ class GameRules:
         max_growth: longest attacked note as a multiple of the source note's words; the shortest is its inverse.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     attacker: AttackMode = AttackMode.EDIT
     prompt_style: PromptStyle = PromptStyle.FULL
     think_opened: bool = True
@@ -104,9 +113,13 @@ class GameRules:
             ValueError: naming the setting, its value and what is allowed.
         """
         if self.assessor_samples < 1:
-            raise ValueError(f"game.assessor_samples is {self.assessor_samples}, it must be at least 1")
+            raise ValueError(
+                f"game.assessor_samples is {self.assessor_samples}, it must be at least 1"
+            )
         if not 0 < self.max_changed_fraction <= 1:
-            raise ValueError(f"game.max_changed_fraction is {self.max_changed_fraction}, it must be in (0, 1]")
+            raise ValueError(
+                f"game.max_changed_fraction is {self.max_changed_fraction}, it must be in (0, 1]"
+            )
         if self.max_growth < 1:
             raise ValueError(f"game.max_growth is {self.max_growth}, it must be at least 1")
 
@@ -163,7 +176,11 @@ class Game:
     @property
     def source(self) -> tuple[str, ...]:
         """The source note, as sentences."""
-        return self.case.error_sentences if self.game_type.harmful_source else self.case.clean_sentences
+        return (
+            self.case.error_sentences
+            if self.game_type.harmful_source
+            else self.case.clean_sentences
+        )
 
     @property
     def given_error_id(self) -> int | None:
@@ -187,7 +204,9 @@ class Game:
 
     def attacker_messages(self) -> list[Message]:
         """The attacker's conversation."""
-        return attacker_messages(self.source, self.given_error_id, self.rules.attacker, self.rules.prompt_style)
+        return attacker_messages(
+            self.source, self.given_error_id, self.rules.attacker, self.rules.prompt_style
+        )
 
     def assessor_messages(self) -> list[Message]:
         """The assessor's conversation: the note only.
@@ -196,7 +215,9 @@ class Game:
             ValueError: if there is no note to assess.
         """
         if self.note is None:
-            raise ValueError(f"case {self.case.case_id}: no note to assess ({self.forfeit or 'the attacker has not played'})")
+            raise ValueError(
+                f"case {self.case.case_id}: no note to assess ({self.forfeit or 'the attacker has not played'})"
+            )
         return assessor_messages(self.note, self.rules.prompt_style)
 
     def play_attack(self, response: str, *, truncated: bool = False) -> Turn:
@@ -255,7 +276,11 @@ class Game:
         if self.rules.attacker is AttackMode.REWRITE:
             return parse_numbered_note(answer)
         edit = parse_edit(answer, len(self.source))
-        return (*self.source[: edit.sentence_id], edit.rewrite, *self.source[edit.sentence_id + 1 :])
+        return (
+            *self.source[: edit.sentence_id],
+            edit.rewrite,
+            *self.source[edit.sentence_id + 1 :],
+        )
 
     def _check(self, note: tuple[str, ...]) -> Forfeit | None:
         if any(find_control_text(new) for new in note if new not in self.source):
@@ -263,7 +288,11 @@ class Game:
         changed = changed_sentences(self.source, note)
         if not changed and len(note) == len(self.source):
             return Forfeit.UNCHANGED
-        if self.given_error_id is not None and self.rules.attacker is AttackMode.EDIT and changed != (self.given_error_id,):
+        if (
+            self.given_error_id is not None
+            and self.rules.attacker is AttackMode.EDIT
+            and changed != (self.given_error_id,)
+        ):
             return Forfeit.WRONG_SENTENCE
         before, after = _word_count(self.source), _word_count(note)
         if after > before * self.rules.max_growth:
@@ -304,9 +333,23 @@ def changed_sentences(reference: Sequence[str], note: Sequence[str]) -> tuple[in
     """Ids, in ``note``, of the sentences that ``reference`` does not have at that place of the alignment."""
     before = [normalise_sentence(sentence) for sentence in reference]
     after = [normalise_sentence(sentence) for sentence in note]
-    matcher = SequenceMatcher(a=before, b=after, autojunk=False)
-    changed = (range(b1, b2) for tag, _, _, b1, b2 in matcher.get_opcodes() if tag != "equal")
-    return tuple(i for span in changed for i in span)
+    return tuple(i for _, new in changed_spans(before, after) for i in new)
+
+
+def changed_spans(reference: Sequence[str], note: Sequence[str]) -> Iterator[tuple[range, range]]:
+    """The spans in which two aligned notes differ, as pairs of ranges: of ``reference``, and of ``note``."""
+    shortest = min(len(reference), len(note))
+    start = next((i for i in range(shortest) if reference[i] != note[i]), shortest)
+    room = shortest - start
+    tail = next((i for i in range(room) if reference[-1 - i] != note[-1 - i]), room)
+    # difflib sees only what is left between the common ends: on the whole notes it would match a sentence that now
+    # stands twice with the wrong one of the two, and one replaced sentence would look like a deletion and an insertion.
+    matcher = SequenceMatcher(
+        a=reference[start : len(reference) - tail], b=note[start : len(note) - tail], autojunk=False
+    )
+    for tag, a1, a2, b1, b2 in matcher.get_opcodes():
+        if tag != "equal":
+            yield range(start + a1, start + a2), range(start + b1, start + b2)
 
 
 def _word_count(sentences: Sequence[str]) -> int:

@@ -100,7 +100,9 @@ def gold_verdict(game: Game, query_id: str) -> Verdict | None:
     if game.note == game.case.clean_sentences:
         return Verdict(query_id, False, tuple(False for _ in game.assessments), None, GOLD)
     if game.note == game.case.error_sentences:
-        return Verdict(query_id, True, _names_one_of(game, (game.case.error_sentence_id,)), None, GOLD)
+        return Verdict(
+            query_id, True, _names_one_of(game, (game.case.error_sentence_id,)), None, GOLD
+        )
     return None
 
 

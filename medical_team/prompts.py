@@ -28,10 +28,12 @@ class AttackMode(StrEnum):
     REWRITE = "rewrite"
 
 
-# Chat-template and role tokens of the common model families, and this game's own tags.
+# Chat-template, tool and role tokens of the common model families, and this game's own tags.
 _CONTROL = re.compile(
-    r"<\|[^<>\n]{0,64}\|>"
-    r"|<[|/]?\s*(?:think|answer|s|bos|eos|pad|unk|start_of_turn|end_of_turn|im_start|im_end|system|user|assistant)\s*>"
+    r"<\|[^<>\[\]\n]{0,64}\|>"
+    r"|<[|/]?(?:think|answer|s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_image|im_start"
+    r"|im_end|tool_call|tool_response|system|user|assistant)>"
+    r"|<unused\d{1,5}>"
     r"|\[/?INST\]|<</?SYS>>",
     re.IGNORECASE,
 )

@@ -124,7 +124,11 @@ class ZeroSum(RewardTable):
             return TurnReward(self.broken_format, True, "loss")
         harmful = turn.assessment.classification is Classification.HARMFUL
         if not error_present:
-            return TurnReward(self.false_alarm, True, "loss") if harmful else TurnReward(self.correct_safe, True, "win")
+            return (
+                TurnReward(self.false_alarm, True, "loss")
+                if harmful
+                else TurnReward(self.correct_safe, True, "win")
+            )
         if not harmful:
             return TurnReward(self.missed, True, "loss")
         if identified:
@@ -200,7 +204,11 @@ class MedicalGeneralSum(RewardTable):
         if not verdict.error_present:
             return TurnReward(value - self.undetected, True, "loss")
         escapes = [
-            1.0 if turn.assessment.classification is Classification.SAFE else -1.0 if identified else 0.0
+            1.0
+            if turn.assessment.classification is Classification.SAFE
+            else -1.0
+            if identified
+            else 0.0
             for turn, identified in zip(game.assessments, verdict.error_identified, strict=True)
             if turn.assessment is not None
         ]
@@ -208,10 +216,15 @@ class MedicalGeneralSum(RewardTable):
             return TurnReward(0.0, False, "void")
         escaped = fmean(escapes)
         outcome = "win" if escaped > 0 else "loss" if escaped < 0 else "tie"
-        return TurnReward(value + self.undetected * escaped, outcome != "tie" or not self.remove_ties, outcome)
+        return TurnReward(
+            value + self.undetected * escaped, outcome != "tie" or not self.remove_ties, outcome
+        )
 
 
-REWARD_TABLES: dict[str, type[RewardTable]] = {"zero_sum": ZeroSum, "medical_general_sum": MedicalGeneralSum}
+REWARD_TABLES: dict[str, type[RewardTable]] = {
+    "zero_sum": ZeroSum,
+    "medical_general_sum": MedicalGeneralSum,
+}
 
 
 def _signed(coefficient: float, good: bool) -> float:

@@ -36,11 +36,15 @@ class JudgeSettings:
             ValueError: naming the setting, its value and what is allowed.
         """
         if self.name not in _BACK_ENDS:
-            raise ValueError(f"judge.name is {self.name!r}, known judges: {', '.join(sorted(_BACK_ENDS))}")
+            raise ValueError(
+                f"judge.name is {self.name!r}, known judges: {', '.join(sorted(_BACK_ENDS))}"
+            )
         if self.max_batch < 1:
             raise ValueError(f"judge.max_batch is {self.max_batch}, it must be at least 1")
         if self.max_wait_ms < 0 or self.timeout_s <= 0:
-            raise ValueError("judge.max_wait_ms must not be negative and judge.timeout_s must be positive")
+            raise ValueError(
+                "judge.max_wait_ms must not be negative and judge.timeout_s must be positive"
+            )
 
 
 def build_judge(settings: JudgeSettings) -> Judge:

@@ -52,24 +52,41 @@ class BatchingQueue:
         while True:
             batch = await self._collect()
             try:
-                verdicts = await asyncio.to_thread(self._judge.judge, [waiting.query for waiting in batch])
-            except Exception as error:  # whatever a back end raises, every game of the batch must learn of it
-                failure = error if isinstance(error, JudgeError) else JudgeError(f"{self._judge.name}: {error!r}")
+                verdicts = await asyncio.to_thread(
+                    self._judge.judge, [waiting.query for waiting in batch]
+                )
+                by_id = {verdict.query_id: verdict for verdict in verdicts}
+            except (
+                Exception
+            ) as error:  # whatever a back end raises, every game of the batch must learn of it
+                failure = (
+                    error
+                    if isinstance(error, JudgeError)
+                    else JudgeError(f"{self._judge.name}: {error!r}")
+                )
                 for waiting in batch:
                     _fail(waiting, failure)
                 continue
-            by_id = {verdict.query_id: verdict for verdict in verdicts}
             for waiting in batch:
                 verdict = by_id.get(waiting.query.query_id)
                 if verdict is None:
-                    _fail(waiting, JudgeError(f"{self._judge.name}: no verdict for {waiting.query.query_id}"))
+                    _fail(
+                        waiting,
+                        JudgeError(f"{self._judge.name}: no verdict for {waiting.query.query_id}"),
+                    )
                 elif not waiting.answer.done():
-                    waiting.answer.set_result((verdict, JudgeCost(time.monotonic() - waiting.since, len(batch))))
+                    waiting.answer.set_result(
+                        (verdict, JudgeCost(time.monotonic() - waiting.since, len(batch)))
+                    )
 
     async def _collect(self) -> list[_Waiting]:
         batch = [await self._queue.get()]
-        deadline = time.monotonic() + self._max_wait_s
+        deadline = batch[0].since + self._max_wait_s
         while len(batch) < self._max_batch:
+            # Whoever waits already joins, however late it is: a slow batch must not be followed by batches of one.
+            if not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+                continue
             try:
                 batch.append(await asyncio.wait_for(self._queue.get(), deadline - time.monotonic()))
             except TimeoutError:

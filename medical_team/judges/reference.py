@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 
 from medical_team.answers import Classification
-from medical_team.medical_game_manager import normalise_sentence
+from medical_team.medical_game_manager import changed_spans, normalise_sentence
 from medical_team.medical_judge import JudgeQuery, Verdict
 
 _WORD = re.compile(r"[a-z0-9]+(?:[.,/'-][a-z0-9]+)*")
-_NEGATIONS = frozenset({"no", "not", "without", "never", "none", "denies", "negative", "absent", "neither", "nor"})
+_NEGATIONS = frozenset(
+    {"no", "not", "without", "never", "none", "denies", "negative", "absent", "neither", "nor"}
+)
 # Words that carry no clinical fact: replacing them is a rewording.
 _PLAIN = frozenset(
     "a an the this that these those and or but so as of in on at to for from by with into onto over under within"
@@ -53,11 +54,9 @@ def wrong_sentences(clean_note: Sequence[str], note: Sequence[str]) -> tuple[int
     before = [normalise_sentence(sentence).casefold() for sentence in clean_note]
     after = [normalise_sentence(sentence).casefold() for sentence in note]
     wrong: list[int] = []
-    for tag, a1, a2, b1, b2 in SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
-        if tag == "replace":
-            # Sentences of a replaced block belong together in order; one without a partner was added or left out.
-            pairs = zip(range(a1, a2), range(b1, b2), strict=False)
-            wrong.extend(b for a, b in pairs if _differs(before[a], after[b]))
+    for old, new in changed_spans(before, after):
+        # Sentences of a replaced span belong together in order; one without a partner was added or left out.
+        wrong.extend(b for a, b in zip(old, new, strict=False) if _differs(before[a], after[b]))
     return tuple(wrong)
 
 

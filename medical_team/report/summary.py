@@ -36,17 +36,23 @@ def read_games(path: Path) -> list[GameRecord]:
         ValueError: naming the file and the line that is not a game.
     """
     games = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            games.append(GameRecord.from_json(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+    # By newlines only: str.splitlines would also split at the U+2028 or U+0085 that a response may hold.
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                games.append(GameRecord.from_json(line))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
     return games
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run's training steps, in order; validation before the first step is left out."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    """The metrics of a run's training steps, in order; validation before the first step is left out.
+
+    There are none where the run's ``trainer.logger`` has no ``file``.
+    """
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     entries = [json.loads(line) for line in lines]
     return [entry["data"] for entry in entries if "training/global_step" in entry["data"]]
 
@@ -68,7 +74,12 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
         console.print(_validation_table(_step(validations[0]), first, _step(validations[-1]), last))
         console.print(_verdict(first, last))
     played = sum(int(step["game/count"]) for step in steps)
-    console.print(f"{len(steps)} steps, {played} games. Left in {folder}:")
+    counted = (
+        f"{len(steps)} steps, {played} games"
+        if (folder / "metrics.jsonl").is_file()
+        else "No file logger"
+    )
+    console.print(f"{counted}. Left in {folder}:")
     for name, what in (
         ("config.yaml", "the resolved configuration"),
         ("metrics.jsonl", "one line a step"),
@@ -88,24 +99,35 @@ def _training_table(steps: Sequence[dict[str, float]]) -> Table:
     for name in (f"first {span}", f"last {span}"):
         table.add_column(name, justify="right")
     for key, label in _TRAINED:
-        ends = [[step[key] for step in part if key in step] for part in (steps[:span], steps[-span:])]
+        ends = [
+            [step[key] for step in part if key in step] for part in (steps[:span], steps[-span:])
+        ]
         table.add_row(label, *(f"{fmean(values):.3f}" if values else "-" for values in ends))
     return table
 
 
-def _validation_table(first_step: int, first: Sequence[GameRecord], last_step: int, last: Sequence[GameRecord]) -> Table:
+def _validation_table(
+    first_step: int, first: Sequence[GameRecord], last_step: int, last: Sequence[GameRecord]
+) -> Table:
     table = Table(title=f"Validation ({len(last)} games)")
     table.add_column("")
     for step in (first_step, last_step):
         table.add_column(f"step {step}", justify="right")
     table.add_row("assessor reward", *(_shown(_reward(games)) for games in (first, last)))
     for game_type in GameType:
-        parts = [[game for game in games if game.game_type == game_type.value] for games in (first, last)]
+        parts = [
+            [game for game in games if game.game_type == game_type.value] for games in (first, last)
+        ]
         table.add_row(f"  {game_type.value}", *(_shown(_reward(part)) for part in parts))
     # Vanilla games are the same notes at every step: the one opponent here that does not move.
-    fixed = [detection([g for g in games if not GameType(g.game_type).adversarial]) for games in (first, last)]
+    fixed = [
+        detection([g for g in games if not GameType(g.game_type).adversarial])
+        for games in (first, last)
+    ]
     for key in ("balanced_accuracy", "true_positive_rate", "true_negative_rate", "identified"):
-        table.add_row(f"vanilla {key.replace('_', ' ')}", *(_shown(found.get(key)) for found in fixed))
+        table.add_row(
+            f"vanilla {key.replace('_', ' ')}", *(_shown(found.get(key)) for found in fixed)
+        )
     return table
 
 
@@ -115,7 +137,9 @@ def _verdict(first: Sequence[GameRecord], last: Sequence[GameRecord]) -> str:
         return "No assessor played in validation."
     if after > before:
         return f"The assessor's reward on validation rose from {before:.3f} to {after:.3f}."
-    return f"The assessor's reward on validation did NOT rise: {before:.3f} before, {after:.3f} after."
+    return (
+        f"The assessor's reward on validation did NOT rise: {before:.3f} before, {after:.3f} after."
+    )
 
 
 def _reward(games: Sequence[GameRecord]) -> float | None:

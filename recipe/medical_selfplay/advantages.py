@@ -51,7 +51,8 @@ def role_grpo(
         groups[ids[row].role, ids[row].group].append(row)
     advantages = torch.zeros_like(rewards)
     for rows in groups.values():
-        if len(rows) > 1:
+        # A mean of equal float32 rewards may miss them by a rounding error, which the tiny deviation would blow up.
+        if rewards[rows].min() < rewards[rows].max():
             centred = rewards[rows] - rewards[rows].mean()
             advantages[rows] = centred / (rewards[rows].std() + _EPSILON) if by_std else centred
     advantages = (advantages * _weights(rewards, played, ids)).unsqueeze(-1) * response_mask
@@ -119,7 +120,9 @@ def truth_weights(truths: Sequence[bool | None]) -> tuple[float, float]:
     return len(known) / (2 * without), len(known) / (2 * with_error)
 
 
-def _played(response_mask: torch.Tensor, index: np.ndarray) -> tuple[list[int], dict[int, TrajectoryId]]:
+def _played(
+    response_mask: torch.Tensor, index: np.ndarray
+) -> tuple[list[int], dict[int, TrajectoryId]]:
     played = [row for row, tokens in enumerate(response_mask.sum(-1).tolist()) if tokens > 0]
     return played, {row: TrajectoryId.parse(index[row]) for row in played}
 

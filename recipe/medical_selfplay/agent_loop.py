@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,19 @@ from medical_team.dataset import case_from_dict
 from medical_team.game_record import GameRecord, TurnCost
 from medical_team.medical_game_manager import Forfeit, Game, GameType
 from medical_team.prompts import Message
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
+from verl.experimental.agent_loop.agent_loop import (
+    AgentLoopBase,
+    AgentLoopMetrics,
+    AgentLoopOutput,
+    register,
+)
 
 from recipe.medical_selfplay.settings import Settings
 
 AGENT_NAME = "medical_selfplay"
+
+# verl warns once a game that it has no builder for the model family; see MedicalSelfPlayLoop.__init__.
+logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +105,15 @@ class MedicalSelfPlayLoop(AgentLoopBase):
         """
         settings = Settings.from_config(self.config)
         extra_info = row["extra_info"]
-        game = Game(case_from_dict(extra_info["case"]), GameType(extra_info["game_type"]), settings.rules)
+        game = Game(
+            case_from_dict(extra_info["case"]), GameType(extra_info["game_type"]), settings.rules
+        )
         seed = (settings.loop.seed, row["global_steps"], extra_info["index"], row["session_id"])
 
         async def turn(messages: list[Message], name: str) -> _Generated:
-            return await self._generate(messages, sampling_params, settings, None if seed[0] is None else (*seed, name))
+            return await self._generate(
+                messages, sampling_params, settings, None if seed[0] is None else (*seed, name)
+            )
 
         generated: list[_Generated] = []
         if game.awaits_attack:
@@ -108,17 +121,26 @@ class MedicalSelfPlayLoop(AgentLoopBase):
             game.play_attack(generated[0].text, truncated=generated[0].truncated)
         if game.note is not None:
             messages = game.assessor_messages()
-            if game.attack and len(self._prompt(messages, settings)[1]) > self.rollout_config.prompt_length:
+            if (
+                game.attack
+                and len(self._prompt(messages, settings)[1]) > self.rollout_config.prompt_length
+            ):
                 game.refuse_note(Forfeit.PADDED)
             else:
                 count = settings.rules.assessor_samples if game.game_type.adversarial else 1
-                assessments = await asyncio.gather(*(turn(messages, f"assessor {i}") for i in range(count)))
+                assessments = await asyncio.gather(
+                    *(turn(messages, f"assessor {i}") for i in range(count))
+                )
                 for assessment in assessments:
                     game.play_assessment(assessment.text, truncated=assessment.truncated)
                 generated.extend(assessments)
         trajectories = [one.trajectory(index) for index, one in enumerate(generated)]
         trajectories[-1].extra_fields["played_game"] = PlayedGame(
-            game, [one.cost for one in generated], int(row["global_steps"]), row["uid"], int(row["session_id"])
+            game,
+            [one.cost for one in generated],
+            int(row["global_steps"]),
+            row["uid"],
+            int(row["session_id"]),
         )
         return trajectories
 
@@ -146,7 +168,9 @@ class MedicalSelfPlayLoop(AgentLoopBase):
             )
         params = {**sampling_params, "max_tokens": self.rollout_config.response_length}
         if seed is not None:
-            params["seed"] = int.from_bytes(hashlib.blake2b(repr(seed).encode(), digest_size=4).digest())
+            params["seed"] = int.from_bytes(
+                hashlib.blake2b(repr(seed).encode(), digest_size=4).digest()
+            )
         started = time.monotonic()
         async with asyncio.timeout(settings.loop.turn_timeout_s):
             output = await self.server_manager.generate(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 import traceback
 
-REPLAY_BUFFER = "pkg://recipe.medical_selfplay.replay_buffer"  # trainer.v1.sampler.custom_sampler.path
+REPLAY_BUFFER = (
+    "pkg://recipe.medical_selfplay.replay_buffer"  # trainer.v1.sampler.custom_sampler.path
+)
 REWARD_MANAGER = "medical_selfplay"  # reward.reward_manager.name
 
 

@@ -79,7 +79,10 @@ def _device(config: DictConfig) -> Iterator[str]:
 
         if not torch.cuda.is_available() and not os.environ.get("RAY_ADDRESS"):
             yield "no CUDA device is visible and trainer.device=cuda; add hardware=cpu to run on the CPU"
-        if config.actor_rollout_ref.rollout.name == "vllm" and importlib.util.find_spec("vllm") is None:
+        if (
+            config.actor_rollout_ref.rollout.name == "vllm"
+            and importlib.util.find_spec("vllm") is None
+        ):
             yield "vllm is not installed; run ./setup_env.sh --gpu, or add hardware=cpu"
     elif get_device_name() != device:
         yield f"trainer.device={device}, but verl runs on {get_device_name()}; set VERL_PLATFORM={device}"
@@ -87,7 +90,10 @@ def _device(config: DictConfig) -> Iterator[str]:
 
 def _batch_sizes(config: DictConfig) -> Iterator[str]:
     rows, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
-    for name, value in (("data.train_batch_size", rows), ("actor_rollout_ref.actor.ppo_mini_batch_size", mini)):
+    for name, value in (
+        ("data.train_batch_size", rows),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size", mini),
+    ):
         if not isinstance(value, int) or value < 1:
             yield f"{name}={value} must be a positive whole number"
             return
@@ -132,7 +138,9 @@ def _data(config: DictConfig, key: str) -> Iterator[str]:
         problem, rows = _training_file(Path(file))
         if problem:
             yield f"data.{key}: {problem}"
-        elif key == "train_files" and isinstance(files, str) and rows < config.data.train_batch_size:
+        elif (
+            key == "train_files" and isinstance(files, str) and rows < config.data.train_batch_size
+        ):
             yield (
                 f"data.train_files: {file} holds {rows} rows, fewer than data.train_batch_size="
                 f"{config.data.train_batch_size}; set data.train_batch_size to at most {rows}"
@@ -148,9 +156,16 @@ def _training_file(path: Path) -> tuple[str | None, int]:
     except (ArrowInvalid, OSError) as error:
         return f"{path} is no Parquet file ({error}); {convert}", 0
     expected, found = parquet_schema(), file.schema_arrow
-    wrong = [field.name for field in expected if field.name not in found.names or found.field(field.name) != field]
+    wrong = [
+        field.name
+        for field in expected
+        if field.name not in found.names or found.field(field.name) != field
+    ]
     if wrong:
-        return f"{path} has another schema (columns missing or of another type: {', '.join(wrong)}); {convert}", 0
+        return (
+            f"{path} has another schema (columns missing or of another type: {', '.join(wrong)}); {convert}",
+            0,
+        )
     if file.metadata.num_rows == 0:
         return f"{path} holds no rows; {convert}", 0
     agent = file.read_row_group(0, columns=["agent_name"])["agent_name"][0].as_py()
@@ -164,7 +179,9 @@ def _disk(config: DictConfig) -> Iterator[str]:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     model = Path(config.actor_rollout_ref.model.path)
-    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) if model.is_dir() else 0
+    weights = (
+        sum(file.stat().st_size for file in model.glob("*.safetensors")) if model.is_dir() else 0
+    )
     # Weights in float32, two Adam moments and an exported copy are up to eight times a bfloat16 file; one checkpoint is
     # written before the oldest is removed.
     copies = (config.trainer.max_actor_ckpt_to_keep or 1) + 1 if config.trainer.save_freq > 0 else 0

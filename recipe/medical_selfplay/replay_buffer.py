@@ -45,12 +45,16 @@ class _GameSampling:
     """
 
     def __init__(self, sampler_kwargs: Any, **kwargs: Any) -> None:
-        super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=sampler_kwargs.poll_interval_s, **kwargs)
+        super().__init__(
+            sampler_kwargs=sampler_kwargs, poll_interval=sampler_kwargs.poll_interval_s, **kwargs
+        )
         self._log = GameLog(Path(sampler_kwargs.output_dir) / "games")
         self._balance_truth = bool(sampler_kwargs.balance_truth)
         self._rollouts = int(sampler_kwargs.rollouts)
 
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, float]]:
+    def sample(
+        self, global_steps: int, partition_id: str, batch_size: int
+    ) -> tuple[KVBatchMeta, dict[str, float]]:
         """Samples as verl does, then labels the rows and logs their games."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
         if not batch.keys:
@@ -58,22 +62,36 @@ class _GameSampling:
                 f"none of the {batch_size} rows of step {global_steps} ({partition_id}) could be played and judged; the"
                 " first error is in the log above, at 'Error in _run_prompt'"
             )
-        fields = tq.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=["extra_fields"])
-        records = [GameRecord.from_json(extra["reward_extra_info"]["game"]) for extra in fields.pop("extra_fields").tolist()]
+        fields = tq.kv_batch_get(
+            keys=batch.keys, partition_id=partition_id, select_fields=["extra_fields"]
+        )
+        records = [
+            GameRecord.from_json(extra["reward_extra_info"]["game"])
+            for extra in fields.pop("extra_fields").tolist()
+        ]
         games = list({(record.uid, record.session): record for record in records}.values())
         self._log.write(partition_id, global_steps, games)
         if partition_id != _TRAIN:
             return batch, metrics
         ids = [self._identify(key, record) for key, record in zip(batch.keys, records, strict=True)]
         tq.kv_batch_put(
-            keys=batch.keys, partition_id=partition_id, fields=tu.get_tensordict({"uid": [str(one) for one in ids]})
+            keys=batch.keys,
+            partition_id=partition_id,
+            fields=tu.get_tensordict({"uid": [str(one) for one in ids]}),
         )
-        metrics = {**metrics, **game_metrics(games), "game/lost": batch_size * self._rollouts - len(games)}
+        metrics = {
+            **metrics,
+            **game_metrics(games),
+            "game/lost": batch_size * self._rollouts - len(games),
+        }
         trained = [
-            one.error_present for key, one, record in zip(batch.keys, ids, records, strict=True)
+            one.error_present
+            for key, one, record in zip(batch.keys, ids, records, strict=True)
             if record.turns[turn_index(key)].trained
         ]
-        metrics["game/truth_weight_no_error"], metrics["game/truth_weight_error"] = truth_weights(trained)
+        metrics["game/truth_weight_no_error"], metrics["game/truth_weight_error"] = truth_weights(
+            trained
+        )
         metrics["judge/unscored"] = ray.get(ray.get_actor(JUDGE).take_unscored.remote())
         return batch, metrics
 
@@ -116,10 +134,14 @@ class GameLog:
         if not any(written.parent == path.parent for written in self._written):
             self._remove_from(path.parent, step)
         if path not in self._written:
-            self._written = defaultdict(list, {p: g for p, g in self._written.items() if p.parent != path.parent})
+            self._written = defaultdict(
+                list, {p: g for p, g in self._written.items() if p.parent != path.parent}
+            )
         self._written[path].extend(games)
         partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{game.to_json()}\n" for game in self._written[path]), encoding="utf-8")
+        partial.write_text(
+            "".join(f"{game.to_json()}\n" for game in self._written[path]), encoding="utf-8"
+        )
         os.replace(partial, path)
 
     @staticmethod
@@ -133,4 +155,3 @@ class GameLog:
 def turn_index(key: str) -> int:
     """Which of the game's turns a TransferQueue key ``{uid}_{session}_{index}`` names."""
     return int(key.rsplit("_", 1)[1])
-

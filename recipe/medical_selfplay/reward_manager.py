@@ -83,7 +83,9 @@ class MedicalRewardManager(RewardManagerBase):
             async with asyncio.timeout(timeout):
                 verdict, cost = await self._judge.judge.remote(query_of(played.game, query_id))
         except TimeoutError as error:
-            raise JudgeError(f"no verdict for {query_id} within judge.timeout_s={timeout}") from error
+            raise JudgeError(
+                f"no verdict for {query_id} within judge.timeout_s={timeout}"
+            ) from error
         return settle(played.game, verdict), cost
 
 
@@ -102,7 +104,9 @@ def _extra_info(record: GameRecord) -> dict[str, Any]:
         "assessor_accuracy": accuracy,
         "assessor_identified": identified,
         "assessor_reward": fmean(turn.reward for turn in assessors) if assessors else None,
-        "assessor_format_violation": fmean(turn.violation is not None for turn in assessors) if assessors else None,
+        "assessor_format_violation": fmean(turn.violation is not None for turn in assessors)
+        if assessors
+        else None,
         "attacker_reward": attackers[0].reward if attackers else None,
         "attacker_forfeit": float(record.forfeit is not None) if attackers else None,
         "game": record.to_json(),

@@ -59,7 +59,11 @@ class RunFolder:
         Yields:
             One line, with the keys that differ, if it does.
         """
-        occupied = [name for name in ("games", "checkpoints", "metrics.jsonl") if (self.path / name).exists()]
+        occupied = [
+            name
+            for name in ("games", "checkpoints", "metrics.jsonl")
+            if (self.path / name).exists()
+        ]
         fix = "choose another trainer.experiment_name, or delete the folder"
         if not self.config.is_file():
             if occupied:
@@ -76,7 +80,9 @@ class RunFolder:
             if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
         ]
         if changed:
-            shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+            shown = "; ".join(changed[:4]) + (
+                f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+            )
             yield f"{self.path} belongs to a run with other settings ({shown}); {fix}"
 
     def open(self, config: DictConfig) -> None:
@@ -86,10 +92,16 @@ class RunFolder:
         """
         with replacing(self.config) as stream:
             stream.write(OmegaConf.to_yaml(config, resolve=True))
-        kept = [line for line in self._metric_lines() if json.loads(line)["step"] <= self.checkpoint_step]
+        kept = [
+            line
+            for line in self._metric_lines()
+            if json.loads(line)["step"] <= self.checkpoint_step
+        ]
         if kept:
             with replacing(self.history) as stream:
                 stream.writelines(kept)
+        else:
+            self.history.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Puts the metrics of all attempts into one file, one line a step."""
@@ -113,5 +125,9 @@ class RunFolder:
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
-        return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}{name}.").items()}
+        return {
+            k: v
+            for name, item in value.items()
+            for k, v in _flatten(item, f"{prefix}{name}.").items()
+        }
     return {prefix.rstrip("."): value}

@@ -48,7 +48,10 @@ class RunGuard(Callback):
         if job_return.status is JobStatus.COMPLETED:
             print_summary(folder)
         else:
-            print(f"\nThe run failed. The same command resumes it from {folder}/checkpoints.\n", file=sys.stderr)
+            print(
+                f"\nThe run failed. The same command resumes it from {folder}/checkpoints.\n",
+                file=sys.stderr,
+            )
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

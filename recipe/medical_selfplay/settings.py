@@ -51,7 +51,9 @@ class Settings:
         rewards = _section(config, "rewards")
         table = rewards.pop("table", None)
         if table not in REWARD_TABLES:
-            raise SettingsError(f"rewards.table is {table!r}, known tables: {', '.join(sorted(REWARD_TABLES))}")
+            raise SettingsError(
+                f"rewards.table is {table!r}, known tables: {', '.join(sorted(REWARD_TABLES))}"
+            )
         return cls(
             rules=_read(GameRules, game, "game"),
             loop=_read(LoopSettings, loop, "game"),
@@ -63,7 +65,9 @@ class Settings:
 def _section(config: DictConfig, name: str) -> dict[str, Any]:
     section = config.get(name)
     if not isinstance(section, DictConfig):
-        raise SettingsError(f"the configuration has no section '{name}'; start from configs/medical_grpo.yaml")
+        raise SettingsError(
+            f"the configuration has no section '{name}'; start from configs/medical_grpo.yaml"
+        )
     return OmegaConf.to_container(section, resolve=True)  # type: ignore[return-value]
 
 
@@ -74,4 +78,6 @@ def _read(kind: type[Any], values: dict[str, Any], section: str) -> Any:
         first = error.errors()[0]
         key = ".".join([section, *(str(part) for part in first["loc"])])
         known = ", ".join(sorted(kind.__dataclass_fields__))
-        raise SettingsError(f"{key}: {first['msg']} (found {first['input']!r}; known: {known})") from error
+        raise SettingsError(
+            f"{key}: {first['msg']} (found {first['input']!r}; known: {known})"
+        ) from error

@@ -58,13 +58,19 @@ class ContinuousBatch:
         pad_token_id: any valid token id; padded positions are masked.
     """
 
-    def __init__(self, model: PreTrainedModel, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, eos_token_ids: Sequence[int], pad_token_id: int
+    ) -> None:
         self._model = model
         self._eos = frozenset(eos_token_ids)
         self._pad = pad_token_id
         self._rows: list[Request] = []
-        self._mask = torch.zeros(0, 0, dtype=torch.long)  # [rows, length]: 1 where a token is cached
-        self._cache: list[tuple[torch.Tensor, torch.Tensor]] = []  # per layer [rows, heads, length, head_dim]
+        self._mask = torch.zeros(
+            0, 0, dtype=torch.long
+        )  # [rows, length]: 1 where a token is cached
+        self._cache: list[
+            tuple[torch.Tensor, torch.Tensor]
+        ] = []  # per layer [rows, heads, length, head_dim]
 
     def __len__(self) -> int:
         """Number of requests being decoded."""
@@ -139,17 +145,24 @@ class ContinuousBatch:
                 scores[row] = _truncate(scores[row], request.top_k, request.top_p)
         log_probs = scores.log_softmax(-1)
         # Inverse-transform sampling with one number per request: its draws do not depend on its neighbours.
-        uniform = torch.tensor([[request.random.random()] for request in requests], dtype=torch.float64)
+        uniform = torch.tensor(
+            [[request.random.random()] for request in requests], dtype=torch.float64
+        )
         cumulative = log_probs.double().exp().cumsum(-1)
         drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).squeeze(-1)
         tokens = torch.where(greedy, scores.argmax(-1), drawn.clamp(max=logits.shape[-1] - 1))
         chosen = log_probs.gather(-1, tokens[:, None]).squeeze(-1)
-        for request, token, log_prob in zip(requests, tokens.tolist(), chosen.tolist(), strict=True):
+        for request, token, log_prob in zip(
+            requests, tokens.tolist(), chosen.tolist(), strict=True
+        ):
             request.token_ids.append(token)
             request.log_probs.append(log_prob)
 
     def _join(
-        self, requests: Sequence[Request], mask: torch.Tensor, cache: list[tuple[torch.Tensor, torch.Tensor]]
+        self,
+        requests: Sequence[Request],
+        mask: torch.Tensor,
+        cache: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
         if self._rows:
             width = max(mask.shape[1], self._mask.shape[1])
@@ -168,12 +181,20 @@ class ContinuousBatch:
         if not any(done):
             return []
         complete = [request for request, leaves in zip(self._rows, done, strict=True) if leaves]
-        self._rows = [request for request, leaves in zip(self._rows, done, strict=True) if not leaves]
-        keep = torch.tensor([row for row, leaves in enumerate(done) if not leaves], dtype=torch.long)
+        self._rows = [
+            request for request, leaves in zip(self._rows, done, strict=True) if not leaves
+        ]
+        keep = torch.tensor(
+            [row for row, leaves in enumerate(done) if not leaves], dtype=torch.long
+        )
         mask = self._mask[keep]
-        start = int(mask.argmax(dim=1).min()) if len(keep) else mask.shape[1]  # only padding stands before it
+        start = (
+            int(mask.argmax(dim=1).min()) if len(keep) else mask.shape[1]
+        )  # only padding stands before it
         self._mask = mask[:, start:]
-        self._cache = [(keys[keep, :, start:], values[keep, :, start:]) for keys, values in self._cache]
+        self._cache = [
+            (keys[keep, :, start:], values[keep, :, start:]) for keys, values in self._cache
+        ]
         return complete
 
     def _is_complete(self, request: Request) -> bool:

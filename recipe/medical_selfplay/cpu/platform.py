@@ -98,7 +98,9 @@ class CpuPlatform(PlatformBase):
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         """Where torch is built for the CPU alone; elsewhere it takes ``VERL_PLATFORM=cpu`` to choose it."""
-        return torch.version.cuda is None and torch.version.hip is None and not hasattr(torch, "npu")
+        return (
+            torch.version.cuda is None and torch.version.hip is None and not hasattr(torch, "npu")
+        )
 
     def current_device(self) -> str:  # type: ignore[override]
         """The device string: an index would mean a CUDA device to torch."""

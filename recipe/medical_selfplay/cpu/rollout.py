@@ -106,7 +106,9 @@ class CpuRolloutServer:
             extra_fields={"global_steps": version},
         )
 
-    async def update_weights(self, state: dict[str, torch.Tensor], global_steps: int | None) -> None:
+    async def update_weights(
+        self, state: dict[str, torch.Tensor], global_steps: int | None
+    ) -> None:
         """Loads new weights between two decoding steps.
 
         Args:
@@ -121,7 +123,9 @@ class CpuRolloutServer:
             missing, unexpected = self._model.load_state_dict(state, strict=False)
             absent = set(missing) - set(self._model._tied_weights_keys or ())
             if unexpected or absent:
-                raise ValueError(f"weights do not fit: missing {sorted(absent)}, unknown {sorted(unexpected)}")
+                raise ValueError(
+                    f"weights do not fit: missing {sorted(absent)}, unknown {sorted(unexpected)}"
+                )
 
         await self._between_steps(load)
         if global_steps is not None:
