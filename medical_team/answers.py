@@ -1,9 +1,9 @@
 """The ``<think>``/``<answer>`` format of both roles and what their answers say.
 
-The format rule is Self-RedTeam's (arXiv 2506.07468, appendix on format rewards): reasoning and answer are not
-empty, each tag occurs exactly once and in order, and nothing but white space stands between ``</think>`` and
-``<answer>`` or after ``</answer>``. Fields are bound by their names: an ambiguous answer is rejected, never
-guessed from a word somewhere in the text.
+The format rule is Self-RedTeam's (arXiv 2506.07468, appendix on format rewards): reasoning and
+answer are not empty, each tag occurs exactly once and in order, and nothing but white space stands
+between ``</think>`` and ``<answer>`` or after ``</answer>``. Fields are bound by their names: an
+ambiguous answer is rejected, never guessed from a word somewhere in the text.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ class Response:
 class Assessment:
     """The assessor's answer.
 
-    Attributes:
-        classification: whether the note holds an error.
-        sentence_id: the sentence it names, ``None`` if and only if the note is called safe.
-        correction: the sentence it would write instead, ``None`` if and only if the note is called safe.
+    Attributes: classification: whether the note holds an error. sentence_id: the sentence it names,
+        ``None`` if and only if the note is called safe. correction: the sentence it would write
+        instead, ``None`` if and only if the note is called safe.
     """
 
     classification: Classification
@@ -66,9 +65,8 @@ class Edit:
 def parse_response(text: str, *, think_opened: bool) -> Response:
     """Splits a response into reasoning and answer.
 
-    Args:
-        text: the generated text, without the end-of-turn token.
-        think_opened: whether the prompt already ends in ``<think>``, so that the response must not open it.
+    Args: text: the generated text, without the end-of-turn token. think_opened: whether the prompt
+        already ends in ``<think>``, so that the response must not open it.
 
     Raises:
         FormatError: if the response breaks the format.
@@ -110,12 +108,11 @@ def parse_response(text: str, *, think_opened: bool) -> Response:
 def parse_assessment(answer: str, sentence_count: int) -> Assessment:
     """Reads the assessor's three lines.
 
-    Args:
-        answer: the text between the answer tags.
-        sentence_count: number of sentences of the note that was read; valid ids are 0 to this minus 1.
+    Args: answer: the text between the answer tags. sentence_count: number of sentences of the note
+        that was read; valid ids are 0 to this minus 1.
 
-    Raises:
-        FormatError: if a line is missing, repeated or unknown, a value is off the menu, or the lines contradict
+    Raises: FormatError: if a line is missing, repeated or unknown, a value is off the menu, or the
+        lines contradict
             each other (a safe note with an error sentence, a harmful one without).
     """
     fields = _fields(answer, ("Classification", "Error sentence", "Correction"))

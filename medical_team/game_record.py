@@ -1,7 +1,8 @@
-"""A finished game as one line of ``games/*.jsonl``: what was played, how it was labelled, what it was worth.
+"""A finished game as one line of ``games/*.jsonl``: what was played, how it was labelled, what it
+was worth.
 
-The record is the only carrier of a game's rewards: the trainer reads each turn's reward from it, the log is made of
-it, and the metrics are computed from it, so they cannot disagree.
+The record is the only carrier of a game's rewards: the trainer reads each turn's reward from it,
+the log is made of it, and the metrics are computed from it, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class JudgeCost:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One turn: see :class:`~medical_team.medical_game_manager.Turn`, ``TurnReward`` and :class:`TurnCost`."""
+    """One turn: see :class:`~medical_team.medical_game_manager.Turn`, ``TurnReward`` and
+    :class:`TurnCost`.
+    """
 
     role: Role
     prompt: str

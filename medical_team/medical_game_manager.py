@@ -11,8 +11,9 @@ vanilla_benign       clean note   no turn                          no error
 adversarial_benign   clean note   injects one error                what the judge finds
 ==================== ============ ================================ =================================
 
-The attacker's note is checked without a model. A failed check is a forfeit: the game ends there, the assessor's turn
-is not played. There is no fallback to the attacker's raw text, which would leak its reasoning to the assessor.
+The attacker's note is checked without a model. A failed check is a forfeit: the game ends there,
+the assessor's turn is not played. There is no fallback to the attacker's raw text, which would leak
+its reasoning to the assessor.
 """
 
 from __future__ import annotations
@@ -87,14 +88,14 @@ class Forfeit(StrEnum):
 class GameRules:
     """The settings of a game.
 
-    Attributes:
-        attacker: whether the attacker writes an edit or the whole note.
-        prompt_style: how much the prompts explain.
-        think_opened: whether the prompt ends in ``<think>``, so that the response starts inside the reasoning.
-        assessor_samples: number of assessors that read the same attacked note, at least 1.
-        max_changed_fraction: largest share of the note's sentences that may change, in (0, 1]; one sentence may
+    Attributes: attacker: whether the attacker writes an edit or the whole note. prompt_style: how
+        much the prompts explain. think_opened: whether the prompt ends in ``<think>``, so that the
+        response starts inside the reasoning. assessor_samples: number of assessors that read the
+        same attacked note, at least 1. max_changed_fraction: largest share of the note's sentences
+        that may change, in (0, 1]; one sentence may
             always change.
-        max_growth: longest attacked note as a multiple of the source note's words; the shortest is its inverse.
+        max_growth: longest attacked note as a multiple of the source note's words; the shortest is
+            its inverse.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -149,11 +150,9 @@ class Turn:
 class Game:
     """A game in progress: ask for the prompt of the next turn, then play the response.
 
-    Attributes:
-        case: the case that is played.
-        game_type: which of the four games.
-        rules: the settings.
-        note: the note that the assessors read, as sentences; ``None`` until the attacker has played, and for ever
+    Attributes: case: the case that is played. game_type: which of the four games. rules: the
+        settings. note: the note that the assessors read, as sentences; ``None`` until the attacker
+        has played, and for ever
             after a forfeit.
         forfeit: why the attacker lost without the assessor's turn, or ``None``.
         attack: the attacker's turn, or ``None``.
@@ -269,7 +268,9 @@ class Game:
         return turn
 
     def refuse_note(self, cause: Forfeit) -> None:
-        """Turns the attacked note into a forfeit for a cause that only the trainer can see, such as its length."""
+        """Turns the attacked note into a forfeit for a cause that only the trainer can see, such as
+        its length.
+        """
         self.note, self.forfeit = None, cause
 
     def _attacked_note(self, answer: str) -> tuple[str, ...]:
@@ -306,7 +307,8 @@ class Game:
 
 
 def parse_numbered_note(text: str) -> tuple[str, ...]:
-    """Reads a note of numbered lines ``0. text``; the inverse of :func:`medical_team.prompts.numbered`.
+    """Reads a note of numbered lines ``0. text``; the inverse of
+    :func:`medical_team.prompts.numbered`.
 
     Raises:
         FormatError: if a line has no number or the numbers are not 0, 1, 2, ... in order.
@@ -330,20 +332,25 @@ def normalise_sentence(sentence: str) -> str:
 
 
 def changed_sentences(reference: Sequence[str], note: Sequence[str]) -> tuple[int, ...]:
-    """Ids, in ``note``, of the sentences that ``reference`` does not have at that place of the alignment."""
+    """Ids, in ``note``, of the sentences that ``reference`` does not have at that place of the
+    alignment.
+    """
     before = [normalise_sentence(sentence) for sentence in reference]
     after = [normalise_sentence(sentence) for sentence in note]
     return tuple(i for _, new in changed_spans(before, after) for i in new)
 
 
 def changed_spans(reference: Sequence[str], note: Sequence[str]) -> Iterator[tuple[range, range]]:
-    """The spans in which two aligned notes differ, as pairs of ranges: of ``reference``, and of ``note``."""
+    """The spans in which two aligned notes differ, as pairs of ranges: of ``reference``, and of
+    ``note``.
+    """
     shortest = min(len(reference), len(note))
     start = next((i for i in range(shortest) if reference[i] != note[i]), shortest)
     room = shortest - start
     tail = next((i for i in range(room) if reference[-1 - i] != note[-1 - i]), room)
-    # difflib sees only what is left between the common ends: on the whole notes it would match a sentence that now
-    # stands twice with the wrong one of the two, and one replaced sentence would look like a deletion and an insertion.
+    # difflib sees only what is left between the common ends: on the whole notes it would match a
+    # sentence that now stands twice with the wrong one of the two, and one replaced sentence would
+    # look like a deletion and an insertion.
     matcher = SequenceMatcher(
         a=reference[start : len(reference) - tail], b=note[start : len(note) - tail], autojunk=False
     )

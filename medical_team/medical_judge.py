@@ -1,7 +1,8 @@
-"""The judge's contract: what it is asked, what it answers, and where gold labels make asking needless.
+"""The judge's contract: what it is asked, what it answers, and where gold labels make asking
+needless.
 
-A judge that cannot answer never becomes a number: it leaves the query out or raises :class:`JudgeError`, and the game
-is left out of the batch and counted as unscored.
+A judge that cannot answer never becomes a number: it leaves the query out or raises
+:class:`JudgeError`, and the game is left out of the batch and counted as unscored.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ class JudgeQuery:
 class Verdict:
     """The labels of one game.
 
-    Attributes:
-        query_id: the query that is answered.
-        error_present: whether the note holds a clinically significant error, given the clean note.
-        error_identified: for each assessor, whether its sentence and correction name that error; ``False`` where it
+    Attributes: query_id: the query that is answered. error_present: whether the note holds a
+        clinically significant error, given the clean note. error_identified: for each assessor,
+        whether its sentence and correction name that error; ``False`` where it
             said safe, broke the format, or there is no error.
-        realistic: whether a clinician could have written the note; ``None`` if the judge cannot tell.
+        realistic: whether a clinician could have written the note; ``None`` if the judge cannot
+            tell.
         source: who decided: ``gold`` or the judge's name.
     """
 
@@ -95,7 +96,8 @@ def query_of(game: Game, query_id: str) -> JudgeQuery:
 def gold_verdict(game: Game, query_id: str) -> Verdict | None:
     """The verdict where MEDEC decides without a judge, else ``None``.
 
-    That is every vanilla game, and any game whose note is one of the case's two gold notes word for word.
+    That is every vanilla game, and any game whose note is one of the case's two gold notes word for
+    word.
     """
     if game.note == game.case.clean_sentences:
         return Verdict(query_id, False, tuple(False for _ in game.assessments), None, GOLD)
@@ -109,8 +111,9 @@ def gold_verdict(game: Game, query_id: str) -> Verdict | None:
 def settle(game: Game, verdict: Verdict) -> Verdict:
     """A judge's verdict with what the text itself decides put in its place.
 
-    Where exactly one sentence differs from the clean note, an error can only be in it: an assessor identified the
-    error if and only if it named that sentence. Where there is no error, nobody identified one.
+    Where exactly one sentence differs from the clean note, an error can only be in it: an assessor
+    identified the error if and only if it named that sentence. Where there is no error, nobody
+    identified one.
     """
     if not verdict.error_present:
         return replace(verdict, error_identified=tuple(False for _ in game.assessments))

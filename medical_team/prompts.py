@@ -1,8 +1,9 @@
 """What each role is shown.
 
-Two styles say the same: ``full`` for instruction-tuned models, ``compact`` for the embedded tiny model, whose
-context is short. Notes are shown as numbered sentences (MEDEC's own 0-based ids), one a line. Text that comes from
-outside (notes, earlier answers) is neutralised first, so that it can neither open a chat turn nor close an answer.
+Two styles say the same: ``full`` for instruction-tuned models, ``compact`` for the embedded tiny
+model, whose context is short. Notes are shown as numbered sentences (MEDEC's own 0-based ids), one
+a line. Text that comes from outside (notes, earlier answers) is neutralised first, so that it can
+neither open a chat turn nor close an answer.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def find_control_text(text: str) -> str | None:
 
 
 def neutralise(text: str) -> str:
-    """Takes the power from control text: ``<|im_end|>`` becomes ``< |im_end| >``, which is no token any more."""
+    """Takes the power from control text: ``<|im_end|>`` becomes ``< |im_end| >``, which is no token
+    any more.
+    """
     return _CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:-1]} {match[0][-1]}", text)
 
 
@@ -117,9 +120,8 @@ def attacker_messages(
 ) -> list[Message]:
     """The attacker's conversation.
 
-    Args:
-        sentences: the source note.
-        error_sentence_id: the sentence that already holds an error, to be hidden better; ``None`` if the note is
+    Args: sentences: the source note. error_sentence_id: the sentence that already holds an error,
+        to be hidden better; ``None`` if the note is
             correct and an error is to be injected.
         mode: whether one sentence or the whole note is written.
         style: the prompt style.

@@ -1,6 +1,7 @@
 """One queue in front of a judge: queries from many games become batches.
 
-A batch is flushed when it is full or when its first query has waited long enough. Verdicts are matched by query id.
+A batch is flushed when it is full or when its first query has waited long enough. Verdicts are
+matched by query id.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class BatchingQueue:
         batch = [await self._queue.get()]
         deadline = batch[0].since + self._max_wait_s
         while len(batch) < self._max_batch:
-            # Whoever waits already joins, however late it is: a slow batch must not be followed by batches of one.
+            # Whoever waits already joins, however late it is: a slow batch must not be followed by
+            # batches of one.
             if not self._queue.empty():
                 batch.append(self._queue.get_nowait())
                 continue

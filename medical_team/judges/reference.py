@@ -1,8 +1,9 @@
 """The embedded default judge: no model, only words.
 
-It calls a sentence wrong where a clinical word of the clean note was put in place of another, or a negation came or
-went. That is a lexical approximation: a synonym counts as an error, an error written in the same words does not. It
-cannot tell whether a note is realistic. It stands in for a medical judge where there is none, and says so.
+It calls a sentence wrong where a clinical word of the clean note was put in place of another, or a
+negation came or went. That is a lexical approximation: a synonym counts as an error, an error
+written in the same words does not. It cannot tell whether a note is realistic. It stands in for a
+medical judge where there is none, and says so.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def wrong_sentences(clean_note: Sequence[str], note: Sequence[str]) -> tuple[int
     after = [normalise_sentence(sentence).casefold() for sentence in note]
     wrong: list[int] = []
     for old, new in changed_spans(before, after):
-        # Sentences of a replaced span belong together in order; one without a partner was added or left out.
+        # Sentences of a replaced span belong together in order; one without a partner was added or
+        # left out.
         wrong.extend(b for a, b in zip(old, new, strict=False) if _differs(before[a], after[b]))
     return tuple(wrong)
 

@@ -36,7 +36,8 @@ def read_games(path: Path) -> list[GameRecord]:
         ValueError: naming the file and the line that is not a game.
     """
     games = []
-    # By newlines only: str.splitlines would also split at the U+2028 or U+0085 that a response may hold.
+    # By newlines only: str.splitlines would also split at the U+2028 or U+0085 that a response may
+    # hold.
     with path.open(encoding="utf-8", newline="\n") as stream:
         for number, line in enumerate(stream, 1):
             try:
@@ -47,7 +48,8 @@ def read_games(path: Path) -> list[GameRecord]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run's training steps, in order; validation before the first step is left out.
+    """The metrics of a run's training steps, in order; validation before the first step is left
+    out.
 
     There are none where the run's ``trainer.logger`` has no ``file``.
     """

@@ -1,8 +1,10 @@
-"""Role-wise advantage estimators: attacker and assessor are never mixed in one mean or one variance.
+"""Role-wise advantage estimators: attacker and assessor are never mixed in one mean or one
+variance.
 
-In a zero-sum game the mean reward over both roles is about 0 whatever the policy does, and the two roles differ in
-spread and in answer length, so a shared baseline teaches each role about the other. Rows with an empty mask (verl's
-padding, turns that must not be trained) count nowhere and get no advantage.
+In a zero-sum game the mean reward over both roles is about 0 whatever the policy does, and the two
+roles differ in spread and in answer length, so a shared baseline teaches each role about the other.
+Rows with an empty mask (verl's padding, turns that must not be trained) count nowhere and get no
+advantage.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ def role_grpo(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """GRPO (arXiv 2402.03300, equation 3) with groups that hold one role.
 
-    A group is one case and role, or the k assessors of one attack. A row alone in its group has nothing to be compared
-    with and gets 0, as does a group of equal rewards.
+    A group is one case and role, or the k assessors of one attack. A row alone in its group has
+    nothing to be compared with and gets 0, as does a group of equal rewards.
 
     Args:
         token_level_rewards: rewards, [rows, length].
@@ -51,7 +53,8 @@ def role_grpo(
         groups[ids[row].role, ids[row].group].append(row)
     advantages = torch.zeros_like(rewards)
     for rows in groups.values():
-        # A mean of equal float32 rewards may miss them by a rounding error, which the tiny deviation would blow up.
+        # A mean of equal float32 rewards may miss them by a rounding error, which the tiny
+        # deviation would blow up.
         if rewards[rows].min() < rewards[rows].max():
             centred = rewards[rows] - rewards[rows].mean()
             advantages[rows] = centred / (rewards[rows].std() + _EPSILON) if by_std else centred
@@ -69,8 +72,8 @@ def role_reinforce_pp(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """REINFORCE++ (arXiv 2501.03262) normalised per role, as Self-RedTeam does (arXiv 2506.07468).
 
-    Returns are discounted sums of token rewards; each role's are whitened with the mean and the variance over that
-    role's tokens in the batch.
+    Returns are discounted sums of token rewards; each role's are whitened with the mean and the
+    variance over that role's tokens in the batch.
 
     Args:
         token_level_rewards: rewards, [rows, length].
@@ -103,14 +106,14 @@ def role_reinforce_pp(
 
 
 def truth_weights(truths: Sequence[bool | None]) -> tuple[float, float]:
-    """Weights of assessor rows without and with an error, so that both truths count the same in the batch.
+    """Weights of assessor rows without and with an error, so that both truths count the same in the
+    batch.
 
     Args:
         truths: ``error_present`` of each trained assessor row; ``None`` rows are not balanced.
 
-    Returns:
-        (weight where there is no error, weight where there is one); the mean over the rows is 1. Both are 1.0 if one
-        of the truths is missing, since then there is nothing to balance.
+    Returns: (weight where there is no error, weight where there is one); the mean over the rows is
+        1. Both are 1.0 if one of the truths is missing, since then there is nothing to balance.
     """
     known = [truth for truth in truths if truth is not None]
     with_error = sum(known)

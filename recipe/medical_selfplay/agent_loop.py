@@ -1,7 +1,7 @@
 """A game played inside verl's rollout: the attacker's turn, then the assessors'.
 
-Each turn is a conversation of its own and becomes a trajectory of its own. Every game is one coroutine: its assessors
-start as soon as its own attacker is done, whatever the other games do.
+Each turn is a conversation of its own and becomes a trajectory of its own. Every game is one
+coroutine: its assessors start as soon as its own attacker is done, whatever the other games do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from recipe.medical_selfplay.settings import Settings
 
 AGENT_NAME = "medical_selfplay"
 
-# verl warns once a game that it has no builder for the model family; see MedicalSelfPlayLoop.__init__.
+# verl warns once a game that it has no builder for the model family; see
+# MedicalSelfPlayLoop.__init__.
 logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
 
 
@@ -49,9 +50,9 @@ class PlayedGame:
 class TurnTrajectory(AgentLoopOutput):
     """One turn as a trajectory that carries its own role's reward.
 
-    verl gives every output of a session the reward of the last one, which would train the attacker on the assessor's
-    reward. This output writes the reward of its own turn, read from the game record, and an empty mask where the turn
-    must not be trained.
+    verl gives every output of a session the reward of the last one, which would train the attacker
+    on the assessor's reward. This output writes the reward of its own turn, read from the game
+    record, and an empty mask where the turn must not be trained.
     """
 
     turn_index: int
@@ -82,9 +83,8 @@ class MedicalSelfPlayLoop(AgentLoopBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes verl's arguments.
 
-        Args:
-            *args: passed on.
-            **kwargs: passed on. The model type would choose how later messages are appended to a conversation; here
+        Args: *args: passed on. **kwargs: passed on. The model type would choose how later messages
+            are appended to a conversation; here
                 every turn is a new one, so any tokenizer with a chat template will do.
         """
         super().__init__(*args, **{**kwargs, "hf_model_type": None})

@@ -1,7 +1,7 @@
 """The one Ray actor that owns the judge.
 
-verl hands each game to one of several reward workers at random; a batch formed inside a worker would see a fraction of
-the games. All workers queue in front of this actor instead.
+verl hands each game to one of several reward workers at random; a batch formed inside a worker
+would see a fraction of the games. All workers queue in front of this actor instead.
 """
 
 from __future__ import annotations

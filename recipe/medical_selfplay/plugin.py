@@ -1,4 +1,5 @@
-"""The ``verl.plugins`` entry point: verl imports this module in every process, and importing it registers the recipe.
+"""The ``verl.plugins`` entry point: verl imports this module in every process, and importing it
+registers the recipe.
 
 verl swallows a plugin's errors at debug level, so a failure is reported here first.
 """
@@ -15,7 +16,9 @@ REWARD_MANAGER = "medical_selfplay"  # reward.reward_manager.name
 
 
 def register() -> None:
-    """Registers agent loop, reward manager, advantage estimators, and the CPU's platform, rollout and engines."""
+    """Registers agent loop, reward manager, advantage estimators, and the CPU's platform, rollout
+    and engines.
+    """
     # The platform comes first: verl resolves it when the modules below are imported.
     from recipe.medical_selfplay.cpu.platform import CPU  # isort: skip
     from verl.plugin.platform import get_platform

@@ -1,7 +1,7 @@
 """What can be known to be wrong before Ray starts: each problem is one sentence with its fix.
 
-verl finds most of these too, but minutes later and inside a worker's traceback; some it does not find at all and trains
-the wrong thing.
+verl finds most of these too, but minutes later and inside a worker's traceback; some it does not
+find at all and trains the wrong thing.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ def _disk(config: DictConfig) -> Iterator[str]:
     weights = (
         sum(file.stat().st_size for file in model.glob("*.safetensors")) if model.is_dir() else 0
     )
-    # Weights in float32, two Adam moments and an exported copy are up to eight times a bfloat16 file; one checkpoint is
-    # written before the oldest is removed.
+    # Weights in float32, two Adam moments and an exported copy are up to eight times a bfloat16
+    # file; one checkpoint is written before the oldest is removed.
     copies = (config.trainer.max_actor_ckpt_to_keep or 1) + 1 if config.trainer.save_freq > 0 else 0
     needed = 8 * weights * copies + 200 * 2**20
     if free < needed:

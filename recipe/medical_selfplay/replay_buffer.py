@@ -1,6 +1,7 @@
 """The sampled batch: rows get the identity that the estimators need, games are logged and counted.
 
-verl calls ``sample`` once a step for training and once a validation batch; what it returns beside the batch is logged.
+verl calls ``sample`` once a step for training and once a validation batch; what it returns beside
+the batch is logged.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ def replay_buffer(trainer_mode: str, **kwargs: Any) -> ReplayBuffer:
 class _GameSampling:
     """What both buffers do with a sampled batch.
 
-    Args:
-        sampler_kwargs: ``output_dir`` (the run's folder), ``balance_truth`` (whether truths are passed on to the
-            estimators), ``rollouts`` (sessions per row) and ``poll_interval_s`` (how often verl looks for finished
-            games, in seconds).
+    Args: sampler_kwargs: ``output_dir`` (the run's folder), ``balance_truth`` (whether truths are
+        passed on to the
+            estimators), ``rollouts`` (sessions per row) and ``poll_interval_s`` (how often verl
+            looks for finished games, in seconds).
         **kwargs: verl's own arguments.
     """
 
@@ -116,8 +117,9 @@ class GameReplayBufferAsync(_GameSampling, ReplayBufferAsync):
 class GameLog:
     """``games/train`` and ``games/val``: one file a step, one finished game a line.
 
-    A step that is trained again after a resume replaces its file; files of later steps, which the killed run had
-    sampled but never saved, are removed, so that the folder holds every game that was trained, once.
+    A step that is trained again after a resume replaces its file; files of later steps, which the
+    killed run had sampled but never saved, are removed, so that the folder holds every game that
+    was trained, once.
 
     Args:
         folder: where ``train/`` and ``val/`` lie.

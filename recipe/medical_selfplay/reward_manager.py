@@ -1,4 +1,6 @@
-"""A finished game becomes rewards: gold labels or the judge, then the reward table, then the game record."""
+"""A finished game becomes rewards: gold labels or the judge, then the reward table, then the game
+record.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +52,8 @@ class MedicalRewardManager(RewardManagerBase):
         Args:
             data: the session's trajectories; the last one's extra fields hold the played game.
 
-        Returns:
-            The last turn's reward and, under ``reward_extra_info``, the game record with every turn's reward and the
-            figures verl averages in validation.
+        Returns: The last turn's reward and, under ``reward_extra_info``, the game record with every
+            turn's reward and the figures verl averages in validation.
 
         Raises:
             JudgeError: if the game could not be judged. verl then stores no row of it.
@@ -90,7 +91,9 @@ class MedicalRewardManager(RewardManagerBase):
 
 
 def _extra_info(record: GameRecord) -> dict[str, Any]:
-    """The record, and figures with the same keys for every game; ``None`` where a game does not have them."""
+    """The record, and figures with the same keys for every game; ``None`` where a game does not
+    have them.
+    """
     attackers = [turn for turn in record.turns if turn.role is Role.ATTACKER]
     assessors = [turn for turn in record.turns if turn.role is Role.ASSESSOR]
     accuracy = identified = None

@@ -11,7 +11,8 @@ from typing import Any
 from medical_team.atomic_files import replacing
 from omegaconf import DictConfig, OmegaConf
 
-# A run may be resumed with other values of these: they change how long it goes on and what is shown, not what is learnt.
+# A run may be resumed with other values of these: they change how long it goes on and what is
+# shown, not what is learnt.
 _MAY_CHANGE = (
     "trainer.total_epochs",
     "trainer.total_training_steps",
@@ -86,9 +87,11 @@ class RunFolder:
             yield f"{self.path} belongs to a run with other settings ({shown}); {fix}"
 
     def open(self, config: DictConfig) -> None:
-        """Writes the resolved configuration and keeps the metrics of the steps that are not trained again.
+        """Writes the resolved configuration and keeps the metrics of the steps that are not trained
+        again.
 
-        verl's file logger starts its file anew; the lines before the checkpoint are set aside until :meth:`close`.
+        verl's file logger starts its file anew; the lines before the checkpoint are set aside until
+        :meth:`close`.
         """
         with replacing(self.config) as stream:
             stream.write(OmegaConf.to_yaml(config, resolve=True))
@@ -113,7 +116,9 @@ class RunFolder:
         os.unlink(self.history)
 
     def _metric_lines(self) -> list[str]:
-        """Lines of both files by step; a later attempt's line wins, a line cut off by a kill is left out."""
+        """Lines of both files by step; a later attempt's line wins, a line cut off by a kill is
+        left out.
+        """
         by_step: dict[int, str] = {}
         for path in (self.history, self.metrics):
             if path.is_file():

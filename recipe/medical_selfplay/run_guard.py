@@ -22,8 +22,8 @@ class RunGuard(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stops the run before anything is written if something is wrong.
 
-        Raises:
-            SystemExit: with every problem found. Hydra turns a callback's ordinary exceptions into warnings, so only
+        Raises: SystemExit: with every problem found. Hydra turns a callback's ordinary exceptions
+            into warnings, so only
                 this one stops a run.
         """
         run = _without_hydra(config)
@@ -37,7 +37,8 @@ class RunGuard(Callback):
             raise SystemExit(1)
         folder = Path(run.run_dir)
         RunFolder(folder).open(run)
-        # verl's loggers take their paths from the environment, which the Ray workers started from here inherit.
+        # verl's loggers take their paths from the environment, which the Ray workers started from
+        # here inherit.
         os.environ["VERL_FILE_LOGGER_PATH"] = str((folder / "metrics.jsonl").absolute())
         os.environ["TENSORBOARD_DIR"] = str((folder / "tensorboard").absolute())
 

@@ -13,16 +13,18 @@ from pydantic import TypeAdapter, ValidationError
 
 
 class SettingsError(ValueError):
-    """A setting that is unknown, of the wrong type or out of range; the message names it and the known ones."""
+    """A setting that is unknown, of the wrong type or out of range; the message names it and the
+    known ones.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """How turns are generated.
 
-    Attributes:
-        turn_timeout_s: longest wait for one response, in seconds; time in which the trainer holds generation counts.
-        seed: makes each turn's samples depend only on the seed, the step, the row, the session and the turn; ``None``
+    Attributes: turn_timeout_s: longest wait for one response, in seconds; time in which the trainer
+        holds generation counts. seed: makes each turn's samples depend only on the seed, the step,
+        the row, the session and the turn; ``None``
             leaves sampling to the engine.
     """
 

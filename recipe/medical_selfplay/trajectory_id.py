@@ -1,7 +1,7 @@
 """What the advantage estimators know of a row.
 
-verl hands an estimator only the rows' ``uid`` field, so the role, the group and the truth travel in it. The field is
-written by the replay buffer; the TransferQueue key keeps verl's form.
+verl hands an estimator only the rows' ``uid`` field, so the role, the group and the truth travel in
+it. The field is written by the replay buffer; the TransferQueue key keeps verl's form.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ _SEPARATOR = "|"
 class TrajectoryId:
     """Identity of a trained trajectory.
 
-    Attributes:
-        role: who played it.
-        group: rows of one role and group are compared with each other: same prompt, or same case for attackers.
-        error_present: the truth of an assessor's note; ``None`` where it does not count (attackers, balance off).
+    Attributes: role: who played it. group: rows of one role and group are compared with each other:
+        same prompt, or same case for attackers. error_present: the truth of an assessor's note;
+        ``None`` where it does not count (attackers, balance off).
     """
 
     role: Role

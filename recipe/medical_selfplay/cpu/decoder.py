@@ -1,7 +1,8 @@
 """Continuous batching with a plain transformers model.
 
-Requests join and leave the running batch between two decoding steps, so a long answer never keeps a short one waiting:
-an assessor's turn starts while other attackers still write. Rows are left-padded to a common length.
+Requests join and leave the running batch between two decoding steps, so a long answer never keeps a
+short one waiting: an assessor's turn starts while other attackers still write. Rows are left-padded
+to a common length.
 """
 
 from __future__ import annotations
@@ -19,17 +20,13 @@ from transformers import DynamicCache, PreTrainedModel
 class Request:
     """One prompt being continued.
 
-    Attributes:
-        prompt_ids: the prompt's token ids.
-        max_tokens: most tokens to generate, at least 1.
-        temperature: 0 for greedy decoding.
-        top_p: nucleus size in (0, 1].
-        top_k: number of candidates, -1 for all.
-        seed: makes this request's samples independent of what else is in the batch; ``None`` for random.
-        ignore_eos: generate until ``max_tokens``.
-        token_ids: what has been generated so far, the end token included.
-        log_probs: log-probability of each of these under the distribution it was drawn from.
-        aborted: the request was taken out of the batch before it was complete.
+    Attributes: prompt_ids: the prompt's token ids. max_tokens: most tokens to generate, at least 1.
+        temperature: 0 for greedy decoding. top_p: nucleus size in (0, 1]. top_k: number of
+        candidates, -1 for all. seed: makes this request's samples independent of what else is in
+        the batch; ``None`` for random. ignore_eos: generate until ``max_tokens``. token_ids: what
+        has been generated so far, the end token included. log_probs: log-probability of each of
+        these under the distribution it was drawn from. aborted: the request was taken out of the
+        batch before it was complete.
     """
 
     prompt_ids: list[int]
@@ -144,7 +141,8 @@ class ContinuousBatch:
             if request.top_k > 0 or request.top_p < 1:
                 scores[row] = _truncate(scores[row], request.top_k, request.top_p)
         log_probs = scores.log_softmax(-1)
-        # Inverse-transform sampling with one number per request: its draws do not depend on its neighbours.
+        # Inverse-transform sampling with one number per request: its draws do not depend on its
+        # neighbours.
         uniform = torch.tensor(
             [[request.random.random()] for request in requests], dtype=torch.float64
         )

@@ -1,4 +1,6 @@
-"""verl's FSDP engines on the CPU, and the two places of verl 0.9.1 that leave no configuration for it."""
+"""verl's FSDP engines on the CPU, and the two places of verl 0.9.1 that leave no configuration for
+it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class CpuLanguageModelEngine(FSDPEngineWithLMHead):
     """The actor and reference engine."""
 
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
-        # A forward-only module is offloaded to pinned host memory, which needs CUDA; here it is in host memory already.
+        # A forward-only module is offloaded to pinned host memory, which needs CUDA; here it is in
+        # host memory already.
         configured = self.engine_config
         self.engine_config = replace(configured, forward_only=False)
         try:
@@ -57,7 +60,8 @@ def _load_value_model(
 def use_gloo_only() -> None:
     """Makes verl's process groups name one backend.
 
-    verl builds ``"cpu:gloo,{device}:{backend}"``; on the CPU that is ``"cpu:gloo,cpu:gloo"``, which torch rejects.
+    verl builds ``"cpu:gloo,{device}:{backend}"``; on the CPU that is ``"cpu:gloo,cpu:gloo"``, which
+    torch rejects.
     """
     verl_distributed.initialize_global_process_group_ray = partial(
         verl_distributed.initialize_global_process_group_ray, backend=GLOO_ONLY

@@ -1,8 +1,9 @@
 """verl's missing ``cpu`` platform: the real trainer on machines without an accelerator.
 
-verl asks its platform for a device module, a communication backend and a Ray resource. Here those are ``torch.cpu``
-with the memory and random-state functions it lacks, gloo, and *logical* GPUs (``ray_init.num_gpus`` in
-``configs/hardware/cpu.yaml``), so that verl's placement groups work unchanged.
+verl asks its platform for a device module, a communication backend and a Ray resource. Here those
+are ``torch.cpu`` with the memory and random-state functions it lacks, gloo, and *logical* GPUs
+(``ray_init.num_gpus`` in ``configs/hardware/cpu.yaml``), so that verl's placement groups work
+unchanged.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ class CpuPlatform(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Where torch is built for the CPU alone; elsewhere it takes ``VERL_PLATFORM=cpu`` to choose it."""
+        """Where torch is built for the CPU alone; elsewhere it takes ``VERL_PLATFORM=cpu`` to
+        choose it.
+        """
         return (
             torch.version.cuda is None and torch.version.hip is None and not hasattr(torch, "npu")
         )

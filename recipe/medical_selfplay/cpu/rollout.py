@@ -1,7 +1,8 @@
 """verl's rollout back end for the CPU: a Ray actor around :class:`ContinuousBatch`.
 
-Registered as verl's docs/extend_guide.rst describes, under the name ``hf_cpu``. Only what the V1 trainers call is
-there: generation, weight updates, and the abort and resume of partial rollouts (``trainer_mode=colocate_async``).
+Registered as verl's docs/extend_guide.rst describes, under the name ``hf_cpu``. Only what the V1
+trainers call is there: generation, weight updates, and the abort and resume of partial rollouts
+(``trainer_mode=colocate_async``).
 """
 
 from __future__ import annotations
@@ -65,15 +66,12 @@ class CpuRolloutServer:
     ) -> TokenOutput:
         """Continues one prompt.
 
-        Args:
-            prompt_ids: the prompt's token ids.
-            sampling_params: temperature, top_p, top_k, max_tokens, seed, ignore_eos and logprobs, as vLLM names them.
-            request_id: not used, part of verl's call.
-            image_data: must be ``None``.
-            video_data: must be ``None``.
+        Args: prompt_ids: the prompt's token ids. sampling_params: temperature, top_p, top_k,
+            max_tokens, seed, ignore_eos and logprobs, as vLLM names them. request_id: not used,
+            part of verl's call. image_data: must be ``None``. video_data: must be ``None``.
 
-        Returns:
-            The token ids with their log-probabilities; ``stop_reason`` is ``aborted`` if the trainer interrupted it.
+        Returns: The token ids with their log-probabilities; ``stop_reason`` is ``aborted`` if the
+            trainer interrupted it.
 
         Raises:
             ValueError: if the prompt leaves no room for a response.
@@ -132,7 +130,9 @@ class CpuRolloutServer:
             self._global_steps = global_steps
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Returns every running request as it is and holds new ones until :meth:`resume_generation`."""
+        """Returns every running request as it is and holds new ones until
+        :meth:`resume_generation`.
+        """
         self._admitting.clear()
 
         def abort() -> None:
