@@ -11,14 +11,15 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from medical_team.answers import Assessment, Classification, FormatError, format_assessment
+from medical_team.answers import Assessment, Classification, format_assessment
 from medical_team.atomic_files import replacing, why_not_written
 from medical_team.dataset import DatasetError, assign_games
 from medical_team.medec import Case, mend, read_medec
-from medical_team.medical_game_manager import GameType, parse_numbered_note
+from medical_team.medical_game_manager import GameType
 
 UNKNOWN_TYPE = "unknown"
 """Error type of a case rebuilt from the four fields, which do not hold it."""
@@ -51,7 +52,8 @@ def sample_cases(path: Path, split: str, count: int | None, seed: int) -> Iterat
     drawn = set(
         random.Random(seed).sample(range(total), min(total, total if count is None else count))
     )
-    for position, case in enumerate(read_medec(path, split)):
+    # Ending at the last one drawn, this second pass does not tell again of the rows left out.
+    for position, case in enumerate(islice(read_medec(path, split), max(drawn) + 1)):
         if position in drawn:
             yield case
 
@@ -185,11 +187,11 @@ def _note(path: Path, line: int, field: str, row: dict[str, Any]) -> tuple[str, 
             f"{path}, line {line}: {field} is {text!r}, expected a note, one numbered sentence a"
             " line"
         )
-    try:
-        note = parse_numbered_note(text)
-    except FormatError:
-        note = tuple(sentence for sentence in text.splitlines() if sentence.strip())
-    return tuple(mend(sentence) for sentence in note)
+    lines = [mend(line) for line in text.splitlines() if line.strip()]
+    # A number may stand alone: MEDEC's notes have sentences without text.
+    if all(f"{sentence} ".startswith(f"{i}. ") for i, sentence in enumerate(lines)):
+        lines = [sentence.partition(".")[2].lstrip() for sentence in lines]
+    return tuple(lines)
 
 
 def _changed_sentence(path: Path, line: int, one: Sequence[str], other: Sequence[str]) -> int:

@@ -65,7 +65,10 @@ def print_manifest(manifest: Mapping[str, Any], output_dir: Path, console: Conso
         table.add_row(f"  {game}", *counts)
     console.print(table)
     for split, source in manifest["sources"].items():
-        note = f"{split}: {sum(source['error_cases'].values())} error cases in {source['file']}"
+        note = (
+            f"{split}: {sum(source['error_cases'].values())} error cases in {source['file']},"
+            f" {source['left_out']['number']} rows left out, {source['mended']['number']} mended"
+        )
         console.print(Text(note), soft_wrap=True)
     held_out = manifest["settings"]["val_fraction"]
     if held_out is not None:

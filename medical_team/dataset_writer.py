@@ -30,7 +30,7 @@ from medical_team.dataset import (
     parquet_schema,
     training_row,
 )
-from medical_team.medec import ERROR_TYPES, read_medec
+from medical_team.medec import ERROR_TYPES, Findings, read_medec
 from medical_team.prompts import PromptStyle
 
 MANIFEST = "manifest.json"
@@ -158,10 +158,11 @@ def _write_splits(conversion: Conversion, folder: Path) -> dict[str, Any]:
 def _fill(spool: CaseSpool, source: Path, split: str, conversion: Conversion) -> dict[str, Any]:
     found: Counter[str] = Counter()
     places: dict[str, int] = {}
+    findings = Findings()
     rows = (
         read_openrlhf(source, split)
         if split in conversion.openrlhf
-        else ((c, None) for c in read_medec(source, split))
+        else ((c, None) for c in read_medec(source, split, findings))
     )
     for case, game in rows:
         if case.case_id not in places:
@@ -181,7 +182,13 @@ def _fill(spool: CaseSpool, source: Path, split: str, conversion: Conversion) ->
     _check_not_empty(found, len(spool), source, conversion.error_types)
     with source.open("rb") as stream:
         digest = file_digest(stream, "sha256").hexdigest()
-    return {"file": source.name, "sha256": digest, "error_cases": dict(sorted(found.items()))}
+    return {
+        "file": source.name,
+        "sha256": digest,
+        "error_cases": dict(sorted(found.items())),
+        "left_out": {"number": len(findings.left_out), "text_ids": list(findings.left_out)},
+        "mended": {"number": len(findings.mended), "text_ids": list(findings.mended)},
+    }
 
 
 def _check_not_empty(found: Counter[str], kept: int, source: Path, wanted: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import SEEK_END
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,12 +55,16 @@ class Row:
         """MEDEC's id of the note."""
         return self.cells["Text ID"].strip()
 
+    def __str__(self) -> str:
+        """Where the row stands, as messages name it."""
+        text_id = self.text_id or "missing"
+        return f"{self.path}, row {self.number} (line {self.line}, Text ID {text_id})"
+
     def fail(self, field: str, found: object, expected: str) -> NoReturn:
         """Raises a :class:`MedecError` about one field."""
         raise MedecError(
-            f"{self.path}, row {self.number} (line {self.line}, Text ID "
-            f"{self.text_id or 'missing'}), field {field!r}:"
-            f" found {str(found)[:160]!r}, expected {expected}. Correct this row or remove it."
+            f"{self}, field {field!r}: found {str(found)[:160]!r}, expected {expected}. Correct"
+            " this row or remove it."
         )
 
     def integer(self, field: str, expected: str) -> int:
@@ -69,13 +74,6 @@ class Row:
         if match is None:
             self.fail(field, self.cells[field], expected)
         return int(match[1])
-
-    def text(self, field: str) -> str:
-        """A field that must hold text, without blanks at its ends."""
-        value = self.cells[field].strip()
-        if value in ABSENT:
-            self.fail(field, value, "text, which this row needs")
-        return value
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -110,6 +108,13 @@ def read_rows(path: Path) -> Iterator[Row]:
         ) from error
     if not number:
         raise MedecError(f"{path}: the file is empty, expected a header with {', '.join(COLUMNS)}")
+
+
+def ends_in_line_break(path: Path) -> bool:
+    """Whether the last byte of a file that is not empty ends a line."""
+    with path.open("rb") as stream:
+        stream.seek(-1, SEEK_END)
+        return stream.read() in b"\r\n"
 
 
 def _columns(path: Path, header: list[str]) -> list[str]:

@@ -142,7 +142,7 @@ class ZeroSum(RewardTable):
         ]
         if not values:
             return TurnReward(0.0, False, "void")
-        value = -fmean(values)
+        value = 0.0 - fmean(values)  # not -0.0 for a tie
         return TurnReward(value, True, "win" if value > 0 else "loss" if value < 0 else "tie")
 
 

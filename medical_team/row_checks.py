@@ -158,7 +158,10 @@ def _prompt_problems(messages: Sequence[Mapping[str, str]], note: str) -> list[t
         problems.append(
             (Kind.PAIR, "the prompt does not show the row's own note as numbered sentences")
         )
-    blank = next((line for line in text.split("\n") if line != line.rstrip()), None)
+    # Around the note only: its sentences are checked on their own, and one without text is a number
+    # and a blank.
+    frame = text.replace(note, "", 1)
+    blank = next((line for line in frame.split("\n") if line != line.rstrip()), None)
     if blank is not None:
         problems.append((Kind.LEAK, f"trailing white space in the prompt line {blank[-60:]!r}"))
     named = next((str(game) for game in GameType if game in text), None)

@@ -20,26 +20,20 @@ from medical_team.medec import MedecError
 from medical_team.prompts import PromptStyle
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-SAMPLE = {split: DATA / "sample" / f"{split}.csv" for split in SPLITS}
 
 
 def conversion(args: argparse.Namespace) -> Conversion:
     """What the command line asks for; without a source, the sample data."""
-    given = {
-        "train": args.train_csv or args.from_openrlhf,
-        "val": args.val_csv,
-        "test": args.test_csv,
-    }
-    sources = {split: path for split, path in given.items() if path is not None}
-    default = PromptStyle.FULL if sources else PromptStyle.COMPACT
-    sources = sources or SAMPLE
+    paths = (args.train_csv or args.from_openrlhf, args.val_csv, args.test_csv)
+    given = {split: path for split, path in zip(SPLITS, paths, strict=True) if path}
+    sources = given or {split: DATA / "sample" / f"{split}.csv" for split in SPLITS}
     return Conversion(
-        sources={"train": sources.get("train", SAMPLE["train"])} if args.test else sources,
+        sources=dict(list(sources.items())[:1]) if args.test else sources,
         openrlhf=frozenset({"train"} if args.from_openrlhf else ()),
         seed=args.seed,
         limit=8 if args.test else args.limit,
         error_types=tuple(filter(None, args.error_types.replace(" ", "").split(","))),
-        prompt_style=PromptStyle(args.prompt_style or default),
+        prompt_style=PromptStyle(args.prompt_style or ("full" if given else "compact")),
         val_fraction=0.0 if args.test else args.val_fraction,
     )
 
@@ -59,17 +53,15 @@ def main() -> int:
     parser.add_argument("--prompt-style", choices=list(map(str, PromptStyle)))
     parser.add_argument("--val-fraction", type=float, default=0.1, help="of train, if no --val-csv")
     parser.add_argument("--test", action="store_true", help="try eight cases in a temporary folder")
-    args = parser.parse_args()
-    console = Console()
+    args, console = parser.parse_args(), Console()
     try:
         if not args.test:
             print_manifest(convert(conversion(args), args.output_dir), args.output_dir, console)
             return 0
         with tempfile.TemporaryDirectory() as folder:
             print_manifest(convert(conversion(args), Path(folder)), Path(folder), console)
-            report = verify([Path(folder)])
-        print_report(report, console)
-        return 1 if report.problems else 0
+            print_report(report := verify([Path(folder)]), console)
+            return 1 if report.problems else 0
     except (DatasetError, MedecError) as error:
         parser.exit(2, f"error: {error}\n")
 

@@ -33,8 +33,9 @@ sentence = st.lists(word, min_size=1, max_size=9).map(" ".join)
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    sentences = draw(st.lists(sentence, min_size=1, max_size=12))
-    at = draw(st.integers(0, len(sentences) - 1))
+    sentences = draw(st.lists(sentence | st.just(""), max_size=12))
+    at = draw(st.integers(0, len(sentences)))
+    sentences.insert(at, draw(sentence))
     return Case("id-1", tuple(sentences), at, draw(sentence) + " zzz", "diagnosis", "train")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from medical_team.contrastive import write_openrlhf, write_pairs
 from medical_team.dataset import DatasetError, case_from_dict
+from medical_team.dataset_checks import verify
 from medical_team.dataset_writer import Conversion, convert, read_manifest
 from medical_team.medec import Case, MedecError
 from medical_team.prompts import PromptStyle
@@ -107,6 +108,41 @@ def test_the_manifest_describes_the_files(train: Path, tmp_path: Path) -> None:
     for name, file in manifest["files"].items():
         assert file["sha256"] == hashlib.sha256((out / name).read_bytes()).hexdigest()
         assert file["rows"] == len(rows_of(out / name)) == sum(file["game_types"].values())
+
+
+def test_the_manifest_counts_rows_left_out_and_mended_by_source(
+    train: Path,
+    write_medec: WriteMedec,
+    make_cases: MakeCases,
+    to_row: Callable[[Case], dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    rows = [to_row(case) for case in make_cases(30, "val")]
+    rows[4]["Corrected Sentence"] = "NA"
+    rows[7]["Error Sentence ID"] = "0"
+    val = write_medec(rows=rows, name="val.csv")
+    manifest = convert(Conversion({"train": train, "val": val}), tmp_path / "out")
+    source = manifest["sources"]["val"]
+    assert source["left_out"] == {"number": 1, "text_ids": ["val-4"]}
+    assert source["mended"] == {"number": 1, "text_ids": ["val-7"]}
+    assert sum(source["error_cases"].values()) == 29
+    assert manifest["files"]["val.parquet"]["rows"] == 58
+    nothing = {"number": 0, "text_ids": []}
+    assert manifest["sources"]["train"]["left_out"] == nothing
+    assert manifest["sources"]["train"]["mended"] == nothing
+
+
+def test_a_note_with_an_empty_sentence_is_converted_and_passes_verification(
+    write_medec: WriteMedec, make_cases: MakeCases, tmp_path: Path
+) -> None:
+    cases = make_cases(4)
+    first = cases[0].error_sentences
+    cases[0] = replace(cases[0], error_sentences=(first[0], "", first[2]))
+    source = write_medec(cases)
+    convert(Conversion({"train": source}, val_fraction=0), tmp_path / "out")
+    assert not verify([tmp_path / "out"]).problems
+    rows = rows_of(tmp_path / "out" / "train.parquet")
+    assert sum("\n1. \n2. The" in row["prompt"][-1]["content"] for row in rows) == 2
 
 
 def test_a_new_conversion_replaces_all_files_of_the_old_one(train: Path, tmp_path: Path) -> None:
@@ -263,7 +299,9 @@ def test_the_real_validation_file_gives_638_balanced_rows(
     medec_validation: Path, tmp_path: Path
 ) -> None:
     whole = Conversion({"train": medec_validation}, val_fraction=0)
-    file = convert(whole, tmp_path / "out")["files"]["train.parquet"]
+    manifest = convert(whole, tmp_path / "out")
+    source, file = manifest["sources"]["train"], manifest["files"]["train.parquet"]
+    assert source["left_out"]["number"] == source["mended"]["number"] == 0
     assert file["rows"] == 638
     assert sorted(file["game_types"].values()) == [159, 159, 160, 160]
     assert file["error_types"]["management"] == 336

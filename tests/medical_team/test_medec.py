@@ -12,7 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medical_team.medec import COLUMNS, Case, MedecError, mend, read_medec, split_sentences
+from medical_team.medec import (
+    COLUMNS,
+    Case,
+    Findings,
+    MedecError,
+    mend,
+    read_medec,
+    split_sentences,
+)
 
 CASE = Case(
     case_id="ms-1",
@@ -26,6 +34,7 @@ Row = dict[str, str]
 ToRow = Callable[[Case], Row]
 ToCleanRow = Callable[[str, Sequence[str]], Row]
 WriteMedec = Callable[..., Path]
+MakeCases = Callable[..., list[Case]]
 
 words = st.text(alphabet="abcXYZ,;\"'().%/-0123456789", min_size=1, max_size=8)
 letters = st.text(alphabet="abcdefXYZ", min_size=1, max_size=8)
@@ -92,10 +101,9 @@ def test_wrapped_and_digit_led_sentences_keep_their_ids() -> None:
     ]
 
 
-def test_a_sentence_without_text_is_not_guessed() -> None:
+def test_a_sentence_without_text_counts_but_at_the_end() -> None:
     assert split_sentences("0 One.\n1 Two.\n2 \n") == ["One.", "Two."]
-    with pytest.raises(ValueError, match="sentence 1 has no text"):
-        split_sentences("0 One.\n1\n2 Three.")
+    assert split_sentences("0 One.\n1\n2 Three.") == ["One.", "", "Three."]
 
 
 @given(st.lists(sentence, min_size=1, max_size=30), st.sampled_from(["\n", "\r\n", "\n\n"]))
@@ -172,18 +180,19 @@ def test_a_utf_16_file_is_refused_as_such(write_medec: WriteMedec) -> None:
     assert "iconv -f UTF-16" in message_of(path)
 
 
+@pytest.mark.parametrize("correction", ["He is given azithromycin.", "He is given A, 500 mg."])
 def test_a_file_cut_off_anywhere_in_its_last_row_is_refused(
-    write_medec: WriteMedec, to_row: ToRow
+    write_medec: WriteMedec, make_cases: MakeCases, correction: str
 ) -> None:
-    quoted = replace(CASE, corrected_sentence="He is given azithromycin, 500 mg.")
-    path = write_medec([replace(CASE, case_id="ms-0"), quoted])
+    # A correction with a comma makes the last field a quoted one.
+    path = write_medec([*make_cases(40), replace(CASE, corrected_sentence=correction)])
     data = path.read_bytes().rstrip()
-    start = data.rindex(b"ms-1")
-    # The last five bytes are left out: without them the last field is still plausible text.
-    for end in range(start + 1, len(data) - 40, 7):
+    for end in range(data.rindex(b"ms-1") + 1, len(data)):
         path.write_bytes(data[:end])
         message = message_of(path)
-        assert "row 3" in message, message
+        assert "row 42" in message, message
+    path.write_bytes(data)
+    assert len(list(read_medec(path, "val"))) == 41
 
 
 @pytest.mark.parametrize(
@@ -191,54 +200,168 @@ def test_a_file_cut_off_anywhere_in_its_last_row_is_refused(
     [
         ("Error Flag", "2", "expected 0 or 1"),
         ("Error Flag", "yes", "expected 0 or 1"),
-        ("Error Sentence ID", "3", "a sentence id from 0 to 2"),
-        ("Error Sentence ID", "-1", "a sentence id from 0 to 2"),
-        ("Error Sentence ID", "NA", "a sentence id from 0 to 2"),
-        ("Error Sentence ID", "1", "it is sentence 2"),
-        ("Error Sentence", "Nothing of this note.", "sentence 2, 'He is given penicillin.'"),
-        ("Corrected Sentence", "NA", "expected text"),
-        ("Corrected Sentence", "", "expected text"),
-        ("Corrected Sentence", "He is given  penicillin. ", "differs from the error sentence"),
-        ("Corrected Text", "", "expected text"),
-        ("Corrected Text", "A man", "as many as the row's sentences hold"),
-        ("Text", "A man", "as many as the row's sentences hold"),
-        ("Error Type", "NA", "expected text"),
         ("Sentences", "A man has a cough.", "does not begin with '0 '"),
-        ("Sentences", "", "'0 text'"),
+        ("Sentences", "", "no sentence with text"),
+        ("Sentences", "0 \n1 ", "no sentence with text"),
         ("Text ID", "", "expected an id"),
     ],
 )
-def test_a_wrong_field_of_an_error_row_is_named(
-    write_medec: WriteMedec, to_row: ToRow, field: str, value: str, expected: str
+@pytest.mark.parametrize("flag", ["0", "1"])
+def test_a_row_that_breaks_the_format_stops_the_reading(
+    write_medec: WriteMedec,
+    to_row: ToRow,
+    make_cases: MakeCases,
+    field: str,
+    value: str,
+    expected: str,
+    flag: str,
 ) -> None:
-    message = message_of(write_medec(rows=[{**to_row(CASE), field: value}]))
-    assert "medec.csv, row 2" in message
-    assert expected in message
+    broken = {**to_row(CASE), "Error Flag": flag, field: value}
+    message = message_of(write_medec(make_cases(40), rows=[broken]))
+    assert "medec.csv, row 42 (line 122," in message
     assert "Text ID " + ("missing" if field == "Text ID" else "ms-1") in message
-    assert field in message or field == "Error Sentence ID"
+    assert f"field {field!r}" in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("Error Sentence ID", "3", "a sentence id from 0 to 2"),
+        ("Error Sentence ID", "-1", "a sentence id from 0 to 2"),
+        ("Error Sentence ID", "NA", "a sentence id from 0 to 2"),
+        ("Error Sentence", "Nothing of this note.", "sentence 2, 'He is given penicillin.'"),
+        ("Error Sentence", "", "expected text"),
+        ("Corrected Sentence", "NA", "expected text"),
+        ("Corrected Sentence", " ", "expected text"),
+        ("Corrected Sentence", "He is\tgiven  penicillin. ", "differs from the error sentence"),
+        ("Error Type", "NA", "expected text"),
+    ],
+)
+def test_an_error_row_with_a_wrong_annotation_is_left_out_with_one_warning(
+    write_medec: WriteMedec,
+    to_row: ToRow,
+    make_cases: MakeCases,
+    caplog: pytest.LogCaptureFixture,
+    field: str,
+    value: str,
+    expected: str,
+) -> None:
+    others, findings = make_cases(40), Findings()
+    path = write_medec(others, rows=[{**to_row(CASE), field: value}])
+    assert list(read_medec(path, "train", findings)) == others
+    assert list(findings.left_out) == ["ms-1"]
+    assert not findings.mended
+    (message,) = caplog.messages
+    assert message.startswith(f"left out: {path}, row 42 (line 122, Text ID ms-1), field {field!r}")
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_a_wrong_id_is_mended_where_one_other_sentence_is_the_error_sentence(
+    write_medec: WriteMedec, to_row: ToRow, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {**to_row(CASE), "Error Sentence ID": "1", "Error Sentence": "He is  given penicillin. "}
+    path, findings = write_medec(rows=[row]), Findings()
+    assert list(read_medec(path, "val", findings)) == [CASE]
+    assert list(findings.mended) == ["ms-1"]
+    assert not findings.left_out
+    (message,) = caplog.messages
+    assert message.startswith(f"mended: {path}, row 2 (line 2, Text ID ms-1)")
+    assert "found 1, but the error sentence is sentence 2" in message
+
+
+def test_an_equal_sentence_elsewhere_is_taken_before_an_alike_one_at_the_id(
+    write_medec: WriteMedec, to_row: ToRow
+) -> None:
+    sentences = ("Pulse is 90/min, regular.", "Pulse is 95/min, regular.")
+    case = Case("ms-1", sentences, 1, "Pulse is 59/min, regular.", "diagnosis", "val")
+    path = write_medec(rows=[{**to_row(case), "Error Sentence ID": "0"}])
+    assert list(read_medec(path, "val")) == [case]
+
+
+def test_a_wrong_id_is_not_guessed_where_two_sentences_are_the_error_sentence(
+    write_medec: WriteMedec, to_row: ToRow, make_cases: MakeCases
+) -> None:
+    twice = replace(CASE, error_sentences=("No fever.", "Well.", "No fever."))
+    row, findings = {**to_row(twice), "Error Sentence ID": "1"}, Findings()
+    path = write_medec(make_cases(40), rows=[row])
+    assert len(list(read_medec(path, "val", findings))) == 40
+    assert list(findings.left_out) == ["ms-1"]
+    kept = write_medec(rows=[to_row(twice)])
+    assert list(read_medec(kept, "val")) == [twice]
+
+
+def test_an_empty_sentence_in_the_middle_keeps_the_ids(
+    write_medec: WriteMedec, to_row: ToRow
+) -> None:
+    case = replace(CASE, error_sentences=("A man has a cough.", "", "He is given penicillin."))
+    assert list(read_medec(write_medec(rows=[to_row(case)]), "val")) == [case]
+
+
+@pytest.mark.parametrize(("wrong", "refused"), [(2, False), (3, True)])
+def test_more_than_one_wrong_annotation_in_twenty_refuses_the_file(
+    write_medec: WriteMedec, to_row: ToRow, make_cases: MakeCases, wrong: int, refused: bool
+) -> None:
+    rows = [to_row(case) for case in make_cases(40)]
+    for row in rows[:wrong]:
+        row["Corrected Sentence"] = "NA"
+    path = write_medec(rows=rows)
+    if not refused:
+        assert len(list(read_medec(path, "train"))) == 40 - wrong
+        return
+    message = message_of(path)
+    assert f"{path}: 3 of 40 error rows have a wrong annotation, expected at most 5%" in message
+    assert "probably not MEDEC's or is damaged" in message
+    assert [f"Text ID train-{i})" in message for i in range(3)] == [True] * 3
+
+
+def test_a_refused_file_names_three_rows_and_logs_none(
+    write_medec: WriteMedec,
+    to_row: ToRow,
+    make_cases: MakeCases,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = [{**to_row(case), "Error Sentence ID": "9"} for case in make_cases(40)]
+    message = message_of(write_medec(rows=rows))
+    assert len(message.splitlines()) == 4
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("Error Sentence ID", "2"),
+        ("Error Sentence ID", "none"),
         ("Error Sentence", "A man"),
         ("Corrected Text", "N"),
         ("Error Type", "diagnosis"),
+        ("Text", ""),
     ],
 )
-def test_a_clean_row_with_an_error_field_is_refused(
-    write_medec: WriteMedec, to_clean_row: ToCleanRow, field: str, value: str
+def test_stray_fields_of_a_clean_row_are_ignored(
+    write_medec: WriteMedec,
+    to_clean_row: ToCleanRow,
+    caplog: pytest.LogCaptureFixture,
+    field: str,
+    value: str,
 ) -> None:
-    message = message_of(write_medec(rows=[{**to_clean_row("ms-2", ["Fine."]), field: value}]))
-    assert f"field {field!r}" in message
-    assert "row 2" in message
+    path = write_medec([CASE], rows=[{**to_clean_row("ms-2", ["Fine."]), field: value}])
+    assert list(read_medec(path, "val")) == [CASE]
+    assert not caplog.messages
 
 
 def test_a_slip_of_typing_in_the_annotated_sentence_is_no_error(
-    write_medec: WriteMedec, to_row: ToRow
+    write_medec: WriteMedec, to_row: ToRow, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = {**to_row(CASE), "Error Sentence": " He is given Penicillin"}
+    assert list(read_medec(write_medec(rows=[row]), "val")) == [CASE]
+    assert not caplog.messages
+
+
+def test_the_whole_notes_of_an_error_row_need_not_repeat_its_sentences(
+    write_medec: WriteMedec, to_row: ToRow
+) -> None:
+    row = {**to_row(CASE), "Text": "", "Corrected Text": "A man"}
     assert list(read_medec(write_medec(rows=[row]), "val")) == [CASE]
 
 
@@ -254,9 +377,7 @@ def test_a_row_with_an_unquoted_comma_is_refused(write_medec: WriteMedec) -> Non
     assert "row 2 (line 2): 10 fields, expected 9" in message_of(path)
 
 
-def test_reading_holds_one_row_at_a_time(
-    write_medec: WriteMedec, make_cases: Callable[[int], list[Case]]
-) -> None:
+def test_reading_holds_one_row_at_a_time(write_medec: WriteMedec, make_cases: MakeCases) -> None:
     path = write_medec(make_cases(4000))
     tracemalloc.start()
     count = sum(1 for _ in read_medec(path, "train"))
@@ -267,7 +388,9 @@ def test_reading_holds_one_row_at_a_time(
 
 
 def test_the_real_validation_file_gives_its_319_cases(medec_validation: Path) -> None:
-    found = list(read_medec(medec_validation, "val"))
+    findings = Findings()
+    found = list(read_medec(medec_validation, "val", findings))
+    assert findings == Findings()
     assert Counter(case.error_type for case in found) == {
         "management": 168,
         "diagnosis": 86,

@@ -55,6 +55,27 @@ def test_a_medec_file_is_converted_and_passes_verification(train: Path, tmp_path
     assert "ok: 0 problem(s)" in checked.stdout
 
 
+def test_rows_left_out_and_mended_are_told_once_and_counted(
+    write_medec: WriteMedec,
+    make_cases: MakeCases,
+    to_row: Callable[[Case], dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    rows = [to_row(case) for case in make_cases(40)]
+    rows[3]["Corrected Sentence"] = ""
+    rows[5]["Error Sentence ID"] = "0"
+    train = write_medec(rows=rows, name="train.csv")
+    done = run("convert_dataset_to_verl", "--train-csv", train, "--output-dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "39 error cases in train.csv, 1 rows left out, 1 mended" in done.stdout
+    made = run("create_rl_training_data", "--input", train, "--output-dir", tmp_path)
+    assert made.stdout.startswith("39 pairs")
+    for stderr in (done.stderr, made.stderr):
+        left_out, mended = stderr.splitlines()
+        assert left_out.startswith(f"left out: {train}, row 5 ")
+        assert mended.startswith(f"mended: {train}, row 7 ")
+
+
 def test_the_trial_run_converts_and_verifies_eight_cases(train: Path) -> None:
     done = run("convert_dataset_to_verl", "--test", "--train-csv", train)
     assert done.returncode == 0, done.stderr
