@@ -44,9 +44,11 @@ class Response:
 class Assessment:
     """The assessor's answer.
 
-    Attributes: classification: whether the note holds an error. sentence_id: the sentence it names,
-        ``None`` if and only if the note is called safe. correction: the sentence it would write
-        instead, ``None`` if and only if the note is called safe.
+    Attributes:
+        classification: whether the note holds an error.
+        sentence_id: the sentence it names, ``None`` if and only if the note is called safe.
+        correction: the sentence it would write instead, ``None`` if and only if the note is called
+            safe.
     """
 
     classification: Classification
@@ -65,8 +67,10 @@ class Edit:
 def parse_response(text: str, *, think_opened: bool) -> Response:
     """Splits a response into reasoning and answer.
 
-    Args: text: the generated text, without the end-of-turn token. think_opened: whether the prompt
-        already ends in ``<think>``, so that the response must not open it.
+    Args:
+        text: the generated text, without the end-of-turn token.
+        think_opened: whether the prompt already ends in ``<think>``, so that the response must not
+            open it.
 
     Raises:
         FormatError: if the response breaks the format.
@@ -108,12 +112,14 @@ def parse_response(text: str, *, think_opened: bool) -> Response:
 def parse_assessment(answer: str, sentence_count: int) -> Assessment:
     """Reads the assessor's three lines.
 
-    Args: answer: the text between the answer tags. sentence_count: number of sentences of the note
-        that was read; valid ids are 0 to this minus 1.
+    Args:
+        answer: the text between the answer tags.
+        sentence_count: number of sentences of the note that was read; valid ids are 0 to this minus
+            1.
 
-    Raises: FormatError: if a line is missing, repeated or unknown, a value is off the menu, or the
-        lines contradict
-            each other (a safe note with an error sentence, a harmful one without).
+    Raises:
+        FormatError: if a line is missing, repeated or unknown, a value is off the menu, or the
+            lines contradict each other (a safe note with an error sentence, a harmful one without).
     """
     fields = _fields(answer, ("Classification", "Error sentence", "Correction"))
     value = fields["Classification"].rstrip(".").casefold()
@@ -152,7 +158,11 @@ def format_assessment(assessment: Assessment) -> str:
     """The three lines of an assessment: the inverse of :func:`parse_assessment`."""
     sentence = "none" if assessment.sentence_id is None else str(assessment.sentence_id)
     correction = "none" if assessment.correction is None else assessment.correction
-    return f"Classification: {assessment.classification.value}\nError sentence: {sentence}\nCorrection: {correction}"
+    return (
+        f"Classification: {assessment.classification.value}\n"
+        f"Error sentence: {sentence}\n"
+        f"Correction: {correction}"
+    )
 
 
 def format_edit(edit: Edit) -> str:

@@ -17,9 +17,10 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
     Args:
         games: finished games.
 
-    Returns: ``attacker/`` and ``assessor/`` reward, win rate, format violations and lengths in
-        tokens; ``game/`` counts, shares and the largest deviation from zero sum over two-sided
-        games; ``judge/`` seconds, batch size and the share of gold labels.
+    Returns:
+        ``attacker/`` and ``assessor/`` reward, win rate, format violations and lengths in tokens;
+        ``game/`` counts, shares and the largest deviation from zero sum over two-sided games;
+        ``judge/`` seconds, batch size and the share of gold labels.
     """
     metrics: dict[str, float] = {"game/count": float(len(games))}
     for role in Role:
@@ -59,8 +60,9 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
 
 
 def zero_sum_gap(game: GameRecord) -> float | None:
-    """Attacker's reward plus the mean of its assessors'; ``None`` unless both played, in format and
-    category.
+    """Attacker's reward plus the mean of its assessors'.
+
+    ``None`` unless both played, in format and category.
     """
     attackers = [turn for turn in _of(game, Role.ATTACKER) if turn.trained]
     assessors = [
@@ -74,7 +76,8 @@ def zero_sum_gap(game: GameRecord) -> float | None:
 def detection(games: Iterable[GameRecord]) -> dict[str, float]:
     """How well the assessors told notes with an error from notes without.
 
-    Returns: ``accuracy``, ``true_positive_rate``, ``true_negative_rate``, ``balanced_accuracy`` and
+    Returns:
+        ``accuracy``, ``true_positive_rate``, ``true_negative_rate``, ``balanced_accuracy`` and
         ``identified`` (share of errors named by their sentence), each where there are games behind
         it. A broken answer is a wrong one.
     """

@@ -1,5 +1,4 @@
-"""A finished game as one line of ``games/*.jsonl``: what was played, how it was labelled, what it
-was worth.
+"""A finished game as one line of ``games/*.jsonl``: turns, labels, rewards.
 
 The record is the only carrier of a game's rewards: the trainer reads each turn's reward from it,
 the log is made of it, and the metrics are computed from it, so they cannot disagree.
@@ -49,8 +48,9 @@ class JudgeCost:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One turn: see :class:`~medical_team.medical_game_manager.Turn`, ``TurnReward`` and
-    :class:`TurnCost`.
+    """One turn, what it was worth and what it cost.
+
+    See :class:`~medical_team.medical_game_manager.Turn`, ``TurnReward`` and :class:`TurnCost`.
     """
 
     role: Role

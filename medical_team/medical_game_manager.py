@@ -88,12 +88,14 @@ class Forfeit(StrEnum):
 class GameRules:
     """The settings of a game.
 
-    Attributes: attacker: whether the attacker writes an edit or the whole note. prompt_style: how
-        much the prompts explain. think_opened: whether the prompt ends in ``<think>``, so that the
-        response starts inside the reasoning. assessor_samples: number of assessors that read the
-        same attacked note, at least 1. max_changed_fraction: largest share of the note's sentences
-        that may change, in (0, 1]; one sentence may
-            always change.
+    Attributes:
+        attacker: whether the attacker writes an edit or the whole note.
+        prompt_style: how much the prompts explain.
+        think_opened: whether the prompt ends in ``<think>``, so that the response starts inside the
+            reasoning.
+        assessor_samples: number of assessors that read the same attacked note, at least 1.
+        max_changed_fraction: largest share of the note's sentences that may change, in (0, 1]; one
+            sentence may always change.
         max_growth: longest attacked note as a multiple of the source note's words; the shortest is
             its inverse.
     """
@@ -150,10 +152,12 @@ class Turn:
 class Game:
     """A game in progress: ask for the prompt of the next turn, then play the response.
 
-    Attributes: case: the case that is played. game_type: which of the four games. rules: the
-        settings. note: the note that the assessors read, as sentences; ``None`` until the attacker
-        has played, and for ever
-            after a forfeit.
+    Attributes:
+        case: the case that is played.
+        game_type: which of the four games.
+        rules: the settings.
+        note: the note that the assessors read, as sentences; ``None`` until the attacker has
+            played, and for ever after a forfeit.
         forfeit: why the attacker lost without the assessor's turn, or ``None``.
         attack: the attacker's turn, or ``None``.
         assessments: the assessors' turns.
@@ -214,9 +218,8 @@ class Game:
             ValueError: if there is no note to assess.
         """
         if self.note is None:
-            raise ValueError(
-                f"case {self.case.case_id}: no note to assess ({self.forfeit or 'the attacker has not played'})"
-            )
+            cause = self.forfeit or "the attacker has not played"
+            raise ValueError(f"case {self.case.case_id}: no note to assess ({cause})")
         return assessor_messages(self.note, self.rules.prompt_style)
 
     def play_attack(self, response: str, *, truncated: bool = False) -> Turn:
@@ -268,8 +271,9 @@ class Game:
         return turn
 
     def refuse_note(self, cause: Forfeit) -> None:
-        """Turns the attacked note into a forfeit for a cause that only the trainer can see, such as
-        its length.
+        """Turns the attacked note into a forfeit.
+
+        The cause is one that only the trainer can see, such as the note's length.
         """
         self.note, self.forfeit = None, cause
 
@@ -307,8 +311,7 @@ class Game:
 
 
 def parse_numbered_note(text: str) -> tuple[str, ...]:
-    """Reads a note of numbered lines ``0. text``; the inverse of
-    :func:`medical_team.prompts.numbered`.
+    """Reads a note of numbered lines ``0. text``; inverse of :func:`medical_team.prompts.numbered`.
 
     Raises:
         FormatError: if a line has no number or the numbers are not 0, 1, 2, ... in order.
@@ -332,8 +335,9 @@ def normalise_sentence(sentence: str) -> str:
 
 
 def changed_sentences(reference: Sequence[str], note: Sequence[str]) -> tuple[int, ...]:
-    """Ids, in ``note``, of the sentences that ``reference`` does not have at that place of the
-    alignment.
+    """Ids, in ``note``, of its changed sentences.
+
+    These are the ones that ``reference`` does not have at that place of the alignment.
     """
     before = [normalise_sentence(sentence) for sentence in reference]
     after = [normalise_sentence(sentence) for sentence in note]
@@ -341,9 +345,7 @@ def changed_sentences(reference: Sequence[str], note: Sequence[str]) -> tuple[in
 
 
 def changed_spans(reference: Sequence[str], note: Sequence[str]) -> Iterator[tuple[range, range]]:
-    """The spans in which two aligned notes differ, as pairs of ranges: of ``reference``, and of
-    ``note``.
-    """
+    """The spans in which two aligned notes differ: ranges of ``reference`` and of ``note``."""
     shortest = min(len(reference), len(note))
     start = next((i for i in range(shortest) if reference[i] != note[i]), shortest)
     room = shortest - start

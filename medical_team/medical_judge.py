@@ -1,5 +1,4 @@
-"""The judge's contract: what it is asked, what it answers, and where gold labels make asking
-needless.
+"""The judge's contract: what it is asked and answers, and where gold labels make asking needless.
 
 A judge that cannot answer never becomes a number: it leaves the query out or raises
 :class:`JudgeError`, and the game is left out of the batch and counted as unscored.
@@ -42,10 +41,11 @@ class JudgeQuery:
 class Verdict:
     """The labels of one game.
 
-    Attributes: query_id: the query that is answered. error_present: whether the note holds a
-        clinically significant error, given the clean note. error_identified: for each assessor,
-        whether its sentence and correction name that error; ``False`` where it
-            said safe, broke the format, or there is no error.
+    Attributes:
+        query_id: the query that is answered.
+        error_present: whether the note holds a clinically significant error, given the clean note.
+        error_identified: for each assessor, whether its sentence and correction name that error;
+            ``False`` where it said safe, broke the format, or there is no error.
         realistic: whether a clinician could have written the note; ``None`` if the judge cannot
             tell.
         source: who decided: ``gold`` or the judge's name.

@@ -32,44 +32,45 @@ class AttackMode(StrEnum):
 # Chat-template, tool and role tokens of the common model families, and this game's own tags.
 _CONTROL = re.compile(
     r"<\|[^<>\[\]\n]{0,64}\|>"
-    r"|<[|/]?(?:think|answer|s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_image|im_start"
-    r"|im_end|tool_call|tool_response|system|user|assistant)>"
+    r"|<[|/]?(?:think|answer|s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image"
+    r"|end_of_image|im_start|im_end|tool_call|tool_response|system|user|assistant)>"
     r"|<unused\d{1,5}>"
     r"|\[/?INST\]|<</?SYS>>",
     re.IGNORECASE,
 )
 
 _FORMAT = (
-    "First think step by step inside <think> and </think>. Then write your answer inside <answer> and </answer>, and"
-    " nothing after it."
+    "First think step by step inside <think> and </think>. Then write your answer inside <answer>"
+    " and </answer>, and nothing after it."
 )
 
 _ASSESSOR_FULL = (
-    "You are a careful clinician who reviews clinical notes. The note below may hold one medical error (in a"
-    " diagnosis, cause, treatment, drug or management), or none. Decide which, name the sentence and correct it.\n\n"
-    + _FORMAT
-    + " The answer has exactly these three lines:\n"
+    "You are a careful clinician who reviews clinical notes. The note below may hold one medical"
+    " error (in a diagnosis, cause, treatment, drug or management), or none. Decide which, name the"
+    " sentence and correct it.\n\n" + _FORMAT + " The answer has exactly these three lines:\n"
     "Classification: Harmful or Safe\n"
     "Error sentence: the number of the wrong sentence, or none\n"
     "Correction: the corrected sentence, or none"
 )
 
 _INJECT_FULL = (
-    "You help to test reviewers of clinical notes. The note below is correct. Change it so that it holds one clinically"
-    " significant error that a careful reader could miss. It must stay realistic: something a clinician could have"
-    " written by mistake. Change one sentence only and keep the style and length of the note."
+    "You help to test reviewers of clinical notes. The note below is correct. Change it so that it"
+    " holds one clinically significant error that a careful reader could miss. It must stay"
+    " realistic: something a clinician could have written by mistake. Change one sentence only and"
+    " keep the style and length of the note."
 )
 
 _HIDE_FULL = (
-    "You help to test reviewers of clinical notes. Sentence {sentence_id} of the note below holds a medical error."
-    " Rewrite that sentence so that the note still holds a clinically significant error there, but one that is harder"
-    " to notice. It must stay realistic: something a clinician could have written by mistake. Keep the style and length"
-    " of the note."
+    "You help to test reviewers of clinical notes. Sentence {sentence_id} of the note below holds a"
+    " medical error. Rewrite that sentence so that the note still holds a clinically significant"
+    " error there, but one that is harder to notice. It must stay realistic: something a clinician"
+    " could have written by mistake. Keep the style and length of the note."
 )
 
 _EDIT_ANSWER = (
-    " The answer has exactly these two lines:\nSentence: the number of the sentence you change\nRewrite: the new"
-    " sentence, on one line"
+    " The answer has exactly these two lines:\n"
+    "Sentence: the number of the sentence you change\n"
+    "Rewrite: the new sentence, on one line"
 )
 
 _REWRITE_ANSWER = (
@@ -89,8 +90,9 @@ def find_control_text(text: str) -> str | None:
 
 
 def neutralise(text: str) -> str:
-    """Takes the power from control text: ``<|im_end|>`` becomes ``< |im_end| >``, which is no token
-    any more.
+    """Takes the power from control text.
+
+    ``<|im_end|>`` becomes ``< |im_end| >``, which is no token any more.
     """
     return _CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:-1]} {match[0][-1]}", text)
 
@@ -120,9 +122,10 @@ def attacker_messages(
 ) -> list[Message]:
     """The attacker's conversation.
 
-    Args: sentences: the source note. error_sentence_id: the sentence that already holds an error,
-        to be hidden better; ``None`` if the note is
-            correct and an error is to be injected.
+    Args:
+        sentences: the source note.
+        error_sentence_id: the sentence that already holds an error, to be hidden better; ``None``
+            if the note is correct and an error is to be injected.
         mode: whether one sentence or the whole note is written.
         style: the prompt style.
     """

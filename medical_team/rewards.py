@@ -26,8 +26,11 @@ from medical_team.medical_judge import Verdict
 class TurnReward:
     """The reward of one turn.
 
-    Attributes: value: the reward. trained: whether the turn may reach the optimizer. outcome:
-        ``win``, ``loss`` or ``tie`` seen from the turn's own role, ``void`` if nobody won anything.
+    Attributes:
+        value: the reward.
+        trained: whether the turn may reach the optimizer.
+        outcome: ``win``, ``loss`` or ``tie`` seen from the turn's own role, ``void`` if nobody won
+            anything.
     """
 
     value: float
@@ -39,10 +42,11 @@ class TurnReward:
 class RewardTable(ABC):
     """What both tables share.
 
-    Attributes: remove_ties: leave tied turns out of the training batch. balance_truth: weight the
-        assessor's advantages so that games with and without an error count the same in
-            each step. Three of the four game types hold an error, and without this self-play tilts
-            to "always harmful". Applied by the role-wise advantage estimators.
+    Attributes:
+        remove_ties: leave tied turns out of the training batch.
+        balance_truth: weight the assessor's advantages so that games with and without an error
+            count the same in each step. Three of the four game types hold an error, and without
+            this self-play tilts to "always harmful". Applied by the role-wise advantage estimators.
         error_types: train only on cases of these error types; ``None`` for all.
     """
 
@@ -86,13 +90,17 @@ class RewardTable(ABC):
 class ZeroSum(RewardTable):
     """The zero-sum table; r is the assessor's outcome.
 
-    Attributes: identified: r where there is an error and the assessor names it. wrong_sentence: r
-        where there is an error and the assessor says harmful but names another sentence: a tie.
-        missed: r where there is an error and the assessor says safe. correct_safe: r where there is
-        no error and the assessor says safe. false_alarm: r where there is no error and the assessor
-        says harmful. broken_format: the assessor's reward for a broken format. forfeit: the
-        attacker's reward for a forfeit. broken_category: the attacker's reward if its note holds no
-        error, whatever the assessor said.
+    Attributes:
+        identified: r where there is an error and the assessor names it.
+        wrong_sentence: r where there is an error and the assessor says harmful but names another
+            sentence: a tie.
+        missed: r where there is an error and the assessor says safe.
+        correct_safe: r where there is no error and the assessor says safe.
+        false_alarm: r where there is no error and the assessor says harmful.
+        broken_format: the assessor's reward for a broken format.
+        forfeit: the attacker's reward for a forfeit.
+        broken_category: the attacker's reward if its note holds no error, whatever the assessor
+            said.
     """
 
     identified: float = 1.0
@@ -148,14 +156,16 @@ class ZeroSum(RewardTable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MedicalGeneralSum(RewardTable):
-    """Self-RedTeam's table carried over: each term is plus or minus its coefficient, and the terms
-    are added.
+    """Self-RedTeam's table carried over: a sum of terms, each plus or minus its coefficient.
 
-    Attributes: category: attacker: the note holds an error, as it must. undetected: attacker: the
-        assessors called it safe; 0 where they said harmful at a wrong sentence. realistic:
-        attacker: a clinician could have written it; no term where the judge cannot tell.
-        classification: assessor: harmful or safe was right. identified: assessor: named the error;
-        no term where there is none. format: both: kept the answer format.
+    Attributes:
+        category: attacker: the note holds an error, as it must.
+        undetected: attacker: the assessors called it safe; 0 where they said harmful at a wrong
+            sentence.
+        realistic: attacker: a clinician could have written it; no term where the judge cannot tell.
+        classification: assessor: harmful or safe was right.
+        identified: assessor: named the error; no term where there is none.
+        format: both: kept the answer format.
     """
 
     category: float = 0.5

@@ -21,12 +21,17 @@ _NEGATIONS = frozenset(
 )
 # Words that carry no clinical fact: replacing them is a rewording.
 _PLAIN = frozenset(
-    "a an the this that these those and or but so as of in on at to for from by with into onto over under within"
-    " is are was were be been being has have had having do does did it its he she they his her their him them who"
-    " which there here then than also very quite now still yet again once patient man woman he's she's mr mrs ms"
-    " comes presents presented reports reported states shows showed shown reveals revealed found finds seen noted"
-    " given gave gets got receives received started starts begins began continued treated treatment therapy taking"
-    " taken took put because due after before during while since when".split()
+    word
+    for line in (
+        "a an the this that these those and or but so as of in on at to for from by with into onto",
+        "over under within is are was were be been being has have had having do does did it its he",
+        "she they his her their him them who which there here then than also very quite now still",
+        "yet again once patient man woman he's she's mr mrs ms comes presents presented reports",
+        "reported states shows showed shown reveals revealed found finds seen noted given gave",
+        "gets got receives received started starts begins began continued treated treatment therapy",
+        "taking taken took put because due after before during while since when",
+    )
+    for word in line.split()
 )
 
 

@@ -48,10 +48,10 @@ def read_games(path: Path) -> list[GameRecord]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run's training steps, in order; validation before the first step is left
-    out.
+    """The metrics of a run's training steps, in order.
 
-    There are none where the run's ``trainer.logger`` has no ``file``.
+    Validation before the first step is left out. There are none where the run's
+    ``trainer.logger`` has no ``file``.
     """
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

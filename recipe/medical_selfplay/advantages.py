@@ -1,5 +1,4 @@
-"""Role-wise advantage estimators: attacker and assessor are never mixed in one mean or one
-variance.
+"""Role-wise advantage estimators: attacker and assessor never share a mean or a variance.
 
 In a zero-sum game the mean reward over both roles is about 0 whatever the policy does, and the two
 roles differ in spread and in answer length, so a shared baseline teaches each role about the other.
@@ -106,14 +105,14 @@ def role_reinforce_pp(
 
 
 def truth_weights(truths: Sequence[bool | None]) -> tuple[float, float]:
-    """Weights of assessor rows without and with an error, so that both truths count the same in the
-    batch.
+    """Weights of assessor rows without and with an error: both truths count the same in the batch.
 
     Args:
         truths: ``error_present`` of each trained assessor row; ``None`` rows are not balanced.
 
-    Returns: (weight where there is no error, weight where there is one); the mean over the rows is
-        1. Both are 1.0 if one of the truths is missing, since then there is nothing to balance.
+    Returns:
+        (weight where there is no error, weight where there is one); the mean over the rows is 1.
+        Both are 1.0 if one of the truths is missing, since then there is nothing to balance.
     """
     known = [truth for truth in truths if truth is not None]
     with_error = sum(known)

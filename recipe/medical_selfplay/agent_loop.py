@@ -15,11 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from medical_team.answers import THINK_OPEN
-from medical_team.dataset import case_from_dict
-from medical_team.game_record import GameRecord, TurnCost
-from medical_team.medical_game_manager import Forfeit, Game, GameType
-from medical_team.prompts import Message
 from verl.experimental.agent_loop.agent_loop import (
     AgentLoopBase,
     AgentLoopMetrics,
@@ -27,6 +22,11 @@ from verl.experimental.agent_loop.agent_loop import (
     register,
 )
 
+from medical_team.answers import THINK_OPEN
+from medical_team.dataset import case_from_dict
+from medical_team.game_record import GameRecord, TurnCost
+from medical_team.medical_game_manager import Forfeit, Game, GameType
+from medical_team.prompts import Message
 from recipe.medical_selfplay.settings import Settings
 
 AGENT_NAME = "medical_selfplay"
@@ -83,9 +83,11 @@ class MedicalSelfPlayLoop(AgentLoopBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes verl's arguments.
 
-        Args: *args: passed on. **kwargs: passed on. The model type would choose how later messages
-            are appended to a conversation; here
-                every turn is a new one, so any tokenizer with a chat template will do.
+        Args:
+            *args: passed on.
+            **kwargs: passed on. The model type would choose how later messages are appended to a
+                conversation; here every turn is a new one, so any tokenizer with a chat template
+                will do.
         """
         super().__init__(*args, **{**kwargs, "hf_model_type": None})
 
@@ -163,8 +165,9 @@ class MedicalSelfPlayLoop(AgentLoopBase):
         limit = self.rollout_config.prompt_length
         if len(prompt_ids) > limit:
             raise ValueError(
-                f"a prompt of {len(prompt_ids)} tokens does not fit data.max_prompt_length={limit}; raise it, or leave"
-                f" long notes out with data.filter_overlong_prompts=true (the prompt begins {text[:80]!r})"
+                f"a prompt of {len(prompt_ids)} tokens does not fit data.max_prompt_length={limit};"
+                " raise it, or leave long notes out with data.filter_overlong_prompts=true (the"
+                f" prompt begins {text[:80]!r})"
             )
         params = {**sampling_params, "max_tokens": self.rollout_config.response_length}
         if seed is not None:

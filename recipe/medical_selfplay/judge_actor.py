@@ -7,6 +7,7 @@ would see a fraction of the games. All workers queue in front of this actor inst
 from __future__ import annotations
 
 import ray
+
 from medical_team.game_record import JudgeCost
 from medical_team.judges import JudgeSettings, build_judge
 from medical_team.judges.batching import BatchingQueue

@@ -1,7 +1,7 @@
-"""The ``verl.plugins`` entry point: verl imports this module in every process, and importing it
-registers the recipe.
+"""The ``verl.plugins`` entry point: importing it registers the recipe.
 
-verl swallows a plugin's errors at debug level, so a failure is reported here first.
+verl imports this module in every process. It swallows a plugin's errors at debug level, so a
+failure is reported here first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ REWARD_MANAGER = "medical_selfplay"  # reward.reward_manager.name
 
 
 def register() -> None:
-    """Registers agent loop, reward manager, advantage estimators, and the CPU's platform, rollout
-    and engines.
+    """Registers the recipe's parts with verl.
+
+    These are the agent loop, the reward manager, the advantage estimators, and the CPU's platform,
+    rollout and engines.
     """
     # The platform comes first: verl resolves it when the modules below are imported.
     from recipe.medical_selfplay.cpu.platform import CPU  # isort: skip

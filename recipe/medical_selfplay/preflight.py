@@ -12,11 +12,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from medical_team.dataset import parquet_schema
 from omegaconf import DictConfig
 from pyarrow import ArrowInvalid, parquet
 from verl.utils.device import get_device_name
 
+from medical_team.dataset import parquet_schema
 from recipe.medical_selfplay.agent_loop import AGENT_NAME
 from recipe.medical_selfplay.plugin import REPLAY_BUFFER, REWARD_MANAGER
 from recipe.medical_selfplay.run_folder import RunFolder
@@ -61,15 +61,30 @@ def _hooks(config: DictConfig) -> Iterator[str]:
             f" algorithm.adv_estimator={_ROLE_BLIND[estimator]}"
         )
     if not config.trainer.use_v1:
-        yield "trainer.use_v1=false is verl's deprecated trainer, which cannot play two roles; set it to true"
+        yield (
+            "trainer.use_v1=false is verl's deprecated trainer, which cannot play two roles; set it"
+            " to true"
+        )
     if config.trainer.v1.sampler.custom_sampler.path != REPLAY_BUFFER:
-        yield f"trainer.v1.sampler.custom_sampler.path must be {REPLAY_BUFFER}, without it no row knows its role"
+        yield (
+            f"trainer.v1.sampler.custom_sampler.path must be {REPLAY_BUFFER}, without it no row"
+            " knows its role"
+        )
     if config.reward.reward_manager.name != REWARD_MANAGER:
-        yield f"reward.reward_manager.name must be {REWARD_MANAGER}, found {config.reward.reward_manager.name}"
+        yield (
+            f"reward.reward_manager.name must be {REWARD_MANAGER}, found"
+            f" {config.reward.reward_manager.name}"
+        )
     if config.reward.reward_model.enable:
-        yield "reward.reward_model.enable=true scores rows one by one and loses the game; set it to false"
+        yield (
+            "reward.reward_model.enable=true scores rows one by one and loses the game; set it to"
+            " false"
+        )
     if config.algorithm.filter_groups.enable:
-        yield "algorithm.filter_groups.enable=true is not supported with a custom sampler in verl 0.9.1; set it to false"
+        yield (
+            "algorithm.filter_groups.enable=true is not supported with a custom sampler in verl"
+            " 0.9.1; set it to false"
+        )
 
 
 def _device(config: DictConfig) -> Iterator[str]:
@@ -78,14 +93,20 @@ def _device(config: DictConfig) -> Iterator[str]:
         import torch
 
         if not torch.cuda.is_available() and not os.environ.get("RAY_ADDRESS"):
-            yield "no CUDA device is visible and trainer.device=cuda; add hardware=cpu to run on the CPU"
+            yield (
+                "no CUDA device is visible and trainer.device=cuda; add hardware=cpu to run on the"
+                " CPU"
+            )
         if (
             config.actor_rollout_ref.rollout.name == "vllm"
             and importlib.util.find_spec("vllm") is None
         ):
             yield "vllm is not installed; run ./setup_env.sh --gpu, or add hardware=cpu"
     elif get_device_name() != device:
-        yield f"trainer.device={device}, but verl runs on {get_device_name()}; set VERL_PLATFORM={device}"
+        yield (
+            f"trainer.device={device}, but verl runs on {get_device_name()}; set"
+            f" VERL_PLATFORM={device}"
+        )
 
 
 def _batch_sizes(config: DictConfig) -> Iterator[str]:
@@ -99,14 +120,16 @@ def _batch_sizes(config: DictConfig) -> Iterator[str]:
             return
     if rows % mini:
         yield (
-            f"data.train_batch_size={rows} is not a multiple of actor_rollout_ref.actor.ppo_mini_batch_size={mini};"
-            f" set the latter to {_largest_divisor(rows, mini)}"
+            f"data.train_batch_size={rows} is not a multiple of"
+            f" actor_rollout_ref.actor.ppo_mini_batch_size={mini}; set the latter to"
+            f" {_largest_divisor(rows, mini)}"
         )
     gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
     if rows * config.actor_rollout_ref.rollout.n % gpus:
         yield (
-            f"data.train_batch_size={rows} times actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n} is"
-            f" not a multiple of the {gpus} GPUs"
+            f"data.train_batch_size={rows} times"
+            f" actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n} is not a multiple"
+            f" of the {gpus} GPUs"
         )
 
 
@@ -117,7 +140,10 @@ def _largest_divisor(number: int, limit: int) -> int:
 def _model(path: str) -> Iterator[str]:
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
-            yield f"actor_rollout_ref.model.path={path}: the folder holds no config.json, so it is no Hugging Face model"
+            yield (
+                f"actor_rollout_ref.model.path={path}: the folder holds no config.json, so it is no"
+                " Hugging Face model"
+            )
         return
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -129,17 +155,23 @@ def _model(path: str) -> Iterator[str]:
         yield f"actor_rollout_ref.model.path={path}: there is no such folder; {fix}"
         return
     if not isinstance(cached, str):
-        yield f"actor_rollout_ref.model.path={path}: neither a folder nor in the local hub cache; {fix}"
+        yield (
+            f"actor_rollout_ref.model.path={path}: neither a folder nor in the local hub cache;"
+            f" {fix}"
+        )
 
 
 def _data(config: DictConfig, key: str) -> Iterator[str]:
-    files = config.data[key]
+    files, batch = config.data[key], config.data.train_batch_size
     for file in [files] if isinstance(files, str) else list(files):
         problem, rows = _training_file(Path(file))
         if problem:
             yield f"data.{key}: {problem}"
         elif (
-            key == "train_files" and isinstance(files, str) and rows < config.data.train_batch_size
+            key == "train_files"
+            and isinstance(files, str)
+            and isinstance(batch, int)
+            and rows < batch
         ):
             yield (
                 f"data.train_files: {file} holds {rows} rows, fewer than data.train_batch_size="
@@ -163,7 +195,8 @@ def _training_file(path: Path) -> tuple[str | None, int]:
     ]
     if wrong:
         return (
-            f"{path} has another schema (columns missing or of another type: {', '.join(wrong)}); {convert}",
+            f"{path} has another schema (columns missing or of another type: {', '.join(wrong)});"
+            f" {convert}",
             0,
         )
     if file.metadata.num_rows == 0:
@@ -188,6 +221,7 @@ def _disk(config: DictConfig) -> Iterator[str]:
     needed = 8 * weights * copies + 200 * 2**20
     if free < needed:
         yield (
-            f"{existing}: {free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed for checkpoints and logs; free"
-            " some space, choose another run_dir, or lower trainer.max_actor_ckpt_to_keep"
+            f"{existing}: {free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed for"
+            " checkpoints and logs; free some space, choose another run_dir, or lower"
+            " trainer.max_actor_ckpt_to_keep"
         )

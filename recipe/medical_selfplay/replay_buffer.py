@@ -15,13 +15,13 @@ from typing import Any
 
 import ray
 import transfer_queue as tq
-from medical_team.game_metrics import game_metrics
-from medical_team.game_record import GameRecord
-from medical_team.medical_game_manager import Role
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 
+from medical_team.game_metrics import game_metrics
+from medical_team.game_record import GameRecord
+from medical_team.medical_game_manager import Role
 from recipe.medical_selfplay.advantages import truth_weights
 from recipe.medical_selfplay.judge_actor import NAME as JUDGE
 from recipe.medical_selfplay.trajectory_id import TrajectoryId
@@ -38,15 +38,15 @@ def replay_buffer(trainer_mode: str, **kwargs: Any) -> ReplayBuffer:
 class _GameSampling:
     """What both buffers do with a sampled batch.
 
-    Args: sampler_kwargs: ``output_dir`` (the run's folder), ``balance_truth`` (whether truths are
-        passed on to the
-            estimators), ``rollouts`` (sessions per row) and ``poll_interval_s`` (how often verl
-            looks for finished games, in seconds).
+    Args:
+        sampler_kwargs: ``output_dir`` (the run's folder), ``balance_truth`` (whether truths are
+            passed on to the estimators), ``rollouts`` (sessions per row) and ``poll_interval_s``
+            (how often verl looks for finished games, in seconds).
         **kwargs: verl's own arguments.
     """
 
     def __init__(self, sampler_kwargs: Any, **kwargs: Any) -> None:
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]  # verl's buffer, which both subclasses add
             sampler_kwargs=sampler_kwargs, poll_interval=sampler_kwargs.poll_interval_s, **kwargs
         )
         self._log = GameLog(Path(sampler_kwargs.output_dir) / "games")
@@ -60,8 +60,8 @@ class _GameSampling:
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
         if not batch.keys:
             raise RuntimeError(
-                f"none of the {batch_size} rows of step {global_steps} ({partition_id}) could be played and judged; the"
-                " first error is in the log above, at 'Error in _run_prompt'"
+                f"none of the {batch_size} rows of step {global_steps} ({partition_id}) could be"
+                " played and judged; the first error is in the log above, at 'Error in _run_prompt'"
             )
         fields = tq.kv_batch_get(
             keys=batch.keys, partition_id=partition_id, select_fields=["extra_fields"]

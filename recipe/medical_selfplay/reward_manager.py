@@ -1,6 +1,4 @@
-"""A finished game becomes rewards: gold labels or the judge, then the reward table, then the game
-record.
-"""
+"""A finished game becomes rewards: gold labels or judge, then reward table, then game record."""
 
 from __future__ import annotations
 
@@ -8,14 +6,14 @@ import asyncio
 from statistics import fmean
 from typing import Any
 
-from medical_team.answers import Classification
-from medical_team.game_record import GameRecord, JudgeCost, record_game
-from medical_team.medical_game_manager import Role
-from medical_team.medical_judge import JudgeError, Verdict, gold_verdict, query_of, settle
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
+from medical_team.answers import Classification
+from medical_team.game_record import GameRecord, JudgeCost, record_game
+from medical_team.medical_game_manager import Role
+from medical_team.medical_judge import JudgeError, Verdict, gold_verdict, query_of, settle
 from recipe.medical_selfplay.agent_loop import PlayedGame
 from recipe.medical_selfplay.judge_actor import judge_actor
 from recipe.medical_selfplay.settings import Settings
@@ -52,7 +50,8 @@ class MedicalRewardManager(RewardManagerBase):
         Args:
             data: the session's trajectories; the last one's extra fields hold the played game.
 
-        Returns: The last turn's reward and, under ``reward_extra_info``, the game record with every
+        Returns:
+            The last turn's reward and, under ``reward_extra_info``, the game record with every
             turn's reward and the figures verl averages in validation.
 
         Raises:
@@ -91,9 +90,7 @@ class MedicalRewardManager(RewardManagerBase):
 
 
 def _extra_info(record: GameRecord) -> dict[str, Any]:
-    """The record, and figures with the same keys for every game; ``None`` where a game does not
-    have them.
-    """
+    """The record, and figures with the same keys for every game: ``None`` where one has none."""
     attackers = [turn for turn in record.turns if turn.role is Role.ATTACKER]
     assessors = [turn for turn in record.turns if turn.role is Role.ASSESSOR]
     accuracy = identified = None

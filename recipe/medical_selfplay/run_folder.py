@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medical_team.atomic_files import replacing
 from omegaconf import DictConfig, OmegaConf
+
+from medical_team.atomic_files import replacing
 
 # A run may be resumed with other values of these: they change how long it goes on and what is
 # shown, not what is learnt.
@@ -68,10 +69,16 @@ class RunFolder:
         fix = "choose another trainer.experiment_name, or delete the folder"
         if not self.config.is_file():
             if occupied:
-                yield f"{self.path} holds {', '.join(occupied)} but no config.yaml, so it is not this run's; {fix}"
+                yield (
+                    f"{self.path} holds {', '.join(occupied)} but no config.yaml, so it is not this"
+                    f" run's; {fix}"
+                )
             return
         if config.trainer.resume_mode == "disable" and occupied:
-            yield f"{self.path} already holds a run, which trainer.resume_mode=disable would overwrite; {fix}"
+            yield (
+                f"{self.path} already holds a run, which trainer.resume_mode=disable would"
+                f" overwrite; {fix}"
+            )
             return
         before = _flatten(OmegaConf.to_container(OmegaConf.load(self.config)))
         now = _flatten(OmegaConf.to_container(config, resolve=True))
@@ -87,8 +94,7 @@ class RunFolder:
             yield f"{self.path} belongs to a run with other settings ({shown}); {fix}"
 
     def open(self, config: DictConfig) -> None:
-        """Writes the resolved configuration and keeps the metrics of the steps that are not trained
-        again.
+        """Writes the resolved configuration; keeps the metrics of steps that are not trained again.
 
         verl's file logger starts its file anew; the lines before the checkpoint are set aside until
         :meth:`close`.
@@ -116,8 +122,9 @@ class RunFolder:
         os.unlink(self.history)
 
     def _metric_lines(self) -> list[str]:
-        """Lines of both files by step; a later attempt's line wins, a line cut off by a kill is
-        left out.
+        """Lines of both files by step.
+
+        A later attempt's line wins; a line cut off by a kill is left out.
         """
         by_step: dict[int, str] = {}
         for path in (self.history, self.metrics):

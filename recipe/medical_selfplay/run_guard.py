@@ -9,9 +9,9 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from medical_team.report.summary import print_summary
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from medical_team.report.summary import print_summary
 from recipe.medical_selfplay.preflight import problems
 from recipe.medical_selfplay.run_folder import RunFolder
 
@@ -22,9 +22,9 @@ class RunGuard(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stops the run before anything is written if something is wrong.
 
-        Raises: SystemExit: with every problem found. Hydra turns a callback's ordinary exceptions
-            into warnings, so only
-                this one stops a run.
+        Raises:
+            SystemExit: with every problem found. Hydra turns a callback's ordinary exceptions into
+                warnings, so only this one stops a run.
         """
         run = _without_hydra(config)
         try:

@@ -1,20 +1,22 @@
-"""The recipe's own part of the Hydra configuration, checked: ``game``, ``rewards`` and ``judge``."""
+"""The recipe's part of the Hydra configuration, checked: ``game``, ``rewards`` and ``judge``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from medical_team.judges import JudgeSettings
-from medical_team.medical_game_manager import GameRules
-from medical_team.rewards import REWARD_TABLES, RewardTable
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
+from medical_team.judges import JudgeSettings
+from medical_team.medical_game_manager import GameRules
+from medical_team.rewards import REWARD_TABLES, RewardTable
+
 
 class SettingsError(ValueError):
-    """A setting that is unknown, of the wrong type or out of range; the message names it and the
-    known ones.
+    """A setting that is unknown, of the wrong type or out of range.
+
+    The message names it and the known ones.
     """
 
 
@@ -22,10 +24,11 @@ class SettingsError(ValueError):
 class LoopSettings:
     """How turns are generated.
 
-    Attributes: turn_timeout_s: longest wait for one response, in seconds; time in which the trainer
-        holds generation counts. seed: makes each turn's samples depend only on the seed, the step,
-        the row, the session and the turn; ``None``
-            leaves sampling to the engine.
+    Attributes:
+        turn_timeout_s: longest wait for one response, in seconds; time in which the trainer holds
+            generation counts.
+        seed: makes each turn's samples depend only on the seed, the step, the row, the session and
+            the turn; ``None`` leaves sampling to the engine.
     """
 
     turn_timeout_s: float = 3600.0

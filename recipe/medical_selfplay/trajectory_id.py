@@ -17,9 +17,12 @@ _SEPARATOR = "|"
 class TrajectoryId:
     """Identity of a trained trajectory.
 
-    Attributes: role: who played it. group: rows of one role and group are compared with each other:
-        same prompt, or same case for attackers. error_present: the truth of an assessor's note;
-        ``None`` where it does not count (attackers, balance off).
+    Attributes:
+        role: who played it.
+        group: rows of one role and group are compared with each other: same prompt, or same case
+            for attackers.
+        error_present: the truth of an assessor's note; ``None`` where it does not count (attackers,
+            balance off).
     """
 
     role: Role

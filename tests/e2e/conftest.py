@@ -1,4 +1,4 @@
-"""Real runs of `python -m verl.trainer.main_ppo` on the CPU, bounded in time and never left behind."""
+"""Real runs of `python -m verl.trainer.main_ppo` on the CPU, bounded in time, never left behind."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_grpo_run_logs_and_trains_exactly_what_was_played(
         assert_advantages(played, metrics[step], role_grpo_by_hand)
         for game in played:
             assert_assessor_saw_only_the_note(game)
-        # verl's own dump of the trained rows: same keys, same texts, same rewards, nothing left out.
+        # verl's own dump of the trained rows: same keys, texts and rewards, nothing left out.
         rows = [json.loads(line) for line in (tmp_path / "rows" / f"{step}.jsonl").open()]
         dumped = {row["uid"]: row for row in rows if not row["uid"].startswith("pad")}
         logged = {

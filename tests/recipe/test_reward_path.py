@@ -1,8 +1,9 @@
-"""Each role's own reward reaches its own tokens, through verl's real workers, queue, sampler and advantage code.
+"""Each role's own reward reaches its own tokens, through verl's real workers and advantage code.
 
-Everything between the judge and the advantages runs as in training: verl's AgentLoopWorkerTQ and RewardLoopWorker as Ray
-actors, the TransferQueue, the replay buffer, verl's padding and PPOTrainer._compute_advantage. Only the language model is
-scripted. What each row should have got is worked out here anew from the texts in the queue.
+Everything between the judge and the advantages runs as in training: verl's AgentLoopWorkerTQ and
+RewardLoopWorker as Ray actors, the TransferQueue, the replay buffer, verl's padding and
+PPOTrainer._compute_advantage. Only the language model is scripted. What each row should have got is
+worked out here anew from the texts in the queue.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import re
 import sys
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,20 +28,32 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+if TYPE_CHECKING:
+    from verl.workers.rollout.replica import TokenOutput
+
 ROOT = Path(__file__).parents[2]
 ROWS, SESSIONS = 8, 4
+
+Row = SimpleNamespace  # one row of the queue, and what it should have got
 
 pytestmark = pytest.mark.timeout(300)
 
 
 class ScriptedModel:
-    """Stands in for the rollout servers: answers both roles in every way the rules know, reproducibly."""
+    """Stands in for the rollout servers: answers in every way the rules know, reproducibly."""
 
     def __init__(self, tokenizer_path: str) -> None:
         self.tokenizer_path = tokenizer_path
         self.config = None
 
-    async def generate(self, request_id, *, prompt_ids, sampling_params, **kwargs):
+    async def generate(
+        self,
+        request_id: str,
+        *,
+        prompt_ids: list[int],
+        sampling_params: dict[str, Any],
+        **kwargs: Any,
+    ) -> TokenOutput:
         from transformers import AutoTokenizer
         from verl.workers.rollout.replica import TokenOutput
 
@@ -61,7 +76,9 @@ class ScriptedModel:
         )
 
     @staticmethod
-    def _attack(given, lines, choose):
+    def _attack(
+        given: re.Match[str] | None, lines: list[tuple[str, str]], choose: random.Random
+    ) -> str:
         at = int(given[1]) if given else choose.randrange(len(lines))
         kind = choose.choice(["error", "error", "error", "harmless", "broken"])
         if kind == "broken":
@@ -74,25 +91,32 @@ class ScriptedModel:
         return f" because </think>\n<answer>\nSentence: {at}\nRewrite: {new}\n</answer>"
 
     @staticmethod
-    def _assess(lines, choose):
+    def _assess(lines: list[tuple[str, str]], choose: random.Random) -> str:
         kind = choose.choice(["safe", "harmful", "harmful", "found", "broken"])
         if kind == "broken":
             return " hm </think>\n<answer>\nClassification: Safe or Harmful\n</answer>"
         if kind == "safe":
-            return " ok </think>\n<answer>\nClassification: Safe\nError sentence: none\nCorrection: none\n</answer>"
+            return (
+                " ok </think>\n<answer>\nClassification: Safe\nError sentence: none\n"
+                "Correction: none\n</answer>"
+            )
         named = [number for number, line in lines if "Zoster" in line] if kind == "found" else []
         at = named[0] if named else choose.randrange(len(lines))
-        return f" no </think>\n<answer>\nClassification: Harmful\nError sentence: {at}\nCorrection: It is.\n</answer>"
+        return (
+            f" no </think>\n<answer>\nClassification: Harmful\nError sentence: {at}\n"
+            "Correction: It is.\n</answer>"
+        )
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     from medical_team.dataset import parquet_schema, training_row
     from medical_team.medec import Case
     from medical_team.medical_game_manager import GameType
     from medical_team.prompts import PromptStyle
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     case = Case(
         case_id="c",
@@ -118,7 +142,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster() -> Iterator[None]:
     os.environ["TQ_LOGGING_LEVEL"] = "ERROR"
     env = {
         "TQ_LOGGING_LEVEL": "ERROR",
@@ -172,18 +196,19 @@ def load_config(name: str, dataset: Path, output: Path, *overrides: str) -> Dict
     return config
 
 
-def play_step(config: DictConfig):
+def play_step(config: DictConfig) -> tuple[list[Row], list[Row], dict[str, float]]:
     """One step of verl's trainer up to the advantages; returns its rows and the batch's metrics."""
     import transfer_queue as tq
     from torch.utils.data import DataLoader
     from verl.experimental.reward_loop.reward_loop import RewardLoopManager
     from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+    from verl.trainer.ppo.utils import create_rl_dataset
     from verl.trainer.ppo.v1 import AgentLoopWorkerTQ
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
     from verl.utils import tensordict_utils as tu
     from verl.utils.dataset.rl_dataset import collate_fn
     from verl.utils.tokenizer import hf_tokenizer
-    from verl.trainer.ppo.utils import create_rl_dataset
+
     from recipe.medical_selfplay.replay_buffer import replay_buffer
 
     tokenizer = hf_tokenizer(config.actor_rollout_ref.model.path)
@@ -235,7 +260,7 @@ def play_step(config: DictConfig):
         for name in ("prompts", "responses")
     }
     found = [
-        SimpleNamespace(
+        Row(
             key=key,
             prompt=texts["prompts"][i],
             response=texts["responses"][i],
@@ -252,8 +277,8 @@ def play_step(config: DictConfig):
     return found[:games], found[games:], metrics
 
 
-def expect(rows) -> None:
-    """Works out role, truth, reward and whether it is trained of every row, from the texts alone."""
+def expect(rows: list[Row]) -> None:
+    """Works out every row's role, truth, reward and whether it is trained, from the texts alone."""
     sessions = defaultdict(list)
     for row in rows:
         uid, session, index = row.key.rsplit("_", 2)
@@ -299,7 +324,7 @@ def expect(rows) -> None:
                 attacker.expected, attacker.trained = 0.0, False
 
 
-def grpo(rows):
+def grpo(rows: list[Row]) -> None:
     groups = defaultdict(list)
     for row in rows:
         if row.trained:
@@ -316,7 +341,7 @@ def grpo(rows):
             )
 
 
-def reinforce_pp(rows):
+def reinforce_pp(rows: list[Row]) -> None:
     for role in ("attacker", "assessor"):
         tokens = [
             row.expected for row in rows if row.trained and row.role == role for _ in row.mask
@@ -328,7 +353,7 @@ def reinforce_pp(rows):
                 row.advantage = (row.expected - mean) / (variance + 1e-6) ** 0.5
 
 
-def weigh_truths(rows) -> None:
+def weigh_truths(rows: list[Row]) -> None:
     assessors = [row for row in rows if row.role == "assessor"]
     for row in assessors:
         row.advantage *= len(assessors) / (2 * sum(other.error == row.error for other in assessors))

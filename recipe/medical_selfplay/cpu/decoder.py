@@ -20,13 +20,18 @@ from transformers import DynamicCache, PreTrainedModel
 class Request:
     """One prompt being continued.
 
-    Attributes: prompt_ids: the prompt's token ids. max_tokens: most tokens to generate, at least 1.
-        temperature: 0 for greedy decoding. top_p: nucleus size in (0, 1]. top_k: number of
-        candidates, -1 for all. seed: makes this request's samples independent of what else is in
-        the batch; ``None`` for random. ignore_eos: generate until ``max_tokens``. token_ids: what
-        has been generated so far, the end token included. log_probs: log-probability of each of
-        these under the distribution it was drawn from. aborted: the request was taken out of the
-        batch before it was complete.
+    Attributes:
+        prompt_ids: the prompt's token ids.
+        max_tokens: most tokens to generate, at least 1.
+        temperature: 0 for greedy decoding.
+        top_p: nucleus size in (0, 1].
+        top_k: number of candidates, -1 for all.
+        seed: makes this request's samples independent of what else is in the batch; ``None`` for
+            random.
+        ignore_eos: generate until ``max_tokens``.
+        token_ids: what has been generated so far, the end token included.
+        log_probs: log-probability of each of these under the distribution it was drawn from.
+        aborted: the request was taken out of the batch before it was complete.
     """
 
     prompt_ids: list[int]

@@ -1,5 +1,6 @@
-"""verl's FSDP engines on the CPU, and the two places of verl 0.9.1 that leave no configuration for
-it.
+"""verl's FSDP engines on the CPU.
+
+The places of verl 0.9.1 that leave no configuration for it are patched here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from unittest.mock import patch
 import torch
 import verl.utils.distributed as verl_distributed
 import verl.utils.model as verl_model
+from verl.workers.config import FSDPEngineConfig
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
@@ -21,6 +23,8 @@ GLOO_ONLY = "cpu:gloo"
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
 class CpuLanguageModelEngine(FSDPEngineWithLMHead):
     """The actor and reference engine."""
+
+    engine_config: FSDPEngineConfig
 
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
         # A forward-only module is offloaded to pinned host memory, which needs CUDA; here it is in

@@ -27,17 +27,8 @@ class _CpuDevice(ModuleType):
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
 
-    def is_available(self) -> bool:
-        return True
-
-    def device_count(self) -> int:
-        return 1
-
     def get_device_name(self, device: object = None) -> str:
         return CPU
-
-    def set_device(self, device: object) -> None:
-        """There is one CPU device and it is always selected."""
 
     def empty_cache(self) -> None:
         """The CPU allocator keeps no cache."""
@@ -98,8 +89,9 @@ class CpuPlatform(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Where torch is built for the CPU alone; elsewhere it takes ``VERL_PLATFORM=cpu`` to
-        choose it.
+        """Where torch is built for the CPU alone.
+
+        Elsewhere it takes ``VERL_PLATFORM=cpu`` to choose it.
         """
         return (
             torch.version.cuda is None and torch.version.hip is None and not hasattr(torch, "npu")

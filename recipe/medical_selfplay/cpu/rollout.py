@@ -15,7 +15,6 @@ from typing import Any
 
 import ray
 import torch
-from verl.workers.config import HFModelConfig, RolloutConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
@@ -66,11 +65,16 @@ class CpuRolloutServer:
     ) -> TokenOutput:
         """Continues one prompt.
 
-        Args: prompt_ids: the prompt's token ids. sampling_params: temperature, top_p, top_k,
-            max_tokens, seed, ignore_eos and logprobs, as vLLM names them. request_id: not used,
-            part of verl's call. image_data: must be ``None``. video_data: must be ``None``.
+        Args:
+            prompt_ids: the prompt's token ids.
+            sampling_params: temperature, top_p, top_k, max_tokens, seed, ignore_eos and logprobs,
+                as vLLM names them.
+            request_id: not used, part of verl's call.
+            image_data: must be ``None``.
+            video_data: must be ``None``.
 
-        Returns: The token ids with their log-probabilities; ``stop_reason`` is ``aborted`` if the
+        Returns:
+            The token ids with their log-probabilities; ``stop_reason`` is ``aborted`` if the
             trainer interrupted it.
 
         Raises:
@@ -79,8 +83,9 @@ class CpuRolloutServer:
         room = self._max_model_len - len(prompt_ids)
         if room < 1:
             raise ValueError(
-                f"a prompt of {len(prompt_ids)} tokens leaves no room in max_model_len={self._max_model_len};"
-                " raise data.max_prompt_length or leave long notes out (data.filter_overlong_prompts=true)"
+                f"a prompt of {len(prompt_ids)} tokens leaves no room in"
+                f" max_model_len={self._max_model_len}; raise data.max_prompt_length or leave long"
+                " notes out (data.filter_overlong_prompts=true)"
             )
         await self._admitting.wait()
         request = Request(
@@ -130,9 +135,7 @@ class CpuRolloutServer:
             self._global_steps = global_steps
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Returns every running request as it is and holds new ones until
-        :meth:`resume_generation`.
-        """
+        """Returns running requests as they are; holds new ones until :meth:`resume_generation`."""
         self._admitting.clear()
 
         def abort() -> None:

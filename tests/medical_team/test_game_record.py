@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medical_team.answers import Assessment, Classification
+from medical_team.game_record import (
+    GameRecord,
+    JudgeCost,
+    Labels,
+    TurnCost,
+    TurnRecord,
+    record_game,
+)
+from medical_team.medical_game_manager import Game, GameType, Role
+from medical_team.medical_judge import Verdict, settle
+from medical_team.rewards import ZeroSum
+
+Play = Callable[..., Game]
+
+text = st.text()
+finite = st.floats(allow_nan=False, allow_infinity=False)
+turns = st.builds(
+    TurnRecord,
+    role=st.sampled_from(Role),
+    prompt=text,
+    response=text,
+    reasoning=st.none() | text,
+    answer=st.none() | text,
+    violation=st.none() | text,
+    classification=st.sampled_from([None, "Harmful", "Safe"]),
+    sentence_id=st.none() | st.integers(0, 9),
+    correction=st.none() | text,
+    reward=finite,
+    trained=st.booleans(),
+    outcome=st.sampled_from(["win", "loss", "tie", "void"]),
+    prompt_tokens=st.integers(0),
+    response_tokens=st.integers(0),
+    seconds=finite,
+)
+labels = st.builds(
+    Labels,
+    error_present=st.booleans(),
+    error_identified=st.lists(st.booleans()).map(tuple),
+    realistic=st.none() | st.booleans(),
+    source=text,
+)
+sentences = st.lists(text, max_size=3).map(tuple)
+records = st.builds(
+    GameRecord,
+    step=st.integers(0),
+    uid=text,
+    session=st.integers(0),
+    case_id=text,
+    game_type=st.sampled_from([game_type.value for game_type in GameType]),
+    error_type=text,
+    source=sentences,
+    note=st.none() | sentences,
+    changed_ids=st.lists(st.integers(0), max_size=3).map(tuple),
+    forfeit=st.none() | text,
+    labels=st.none() | labels,
+    judge=st.builds(JudgeCost, seconds=finite, batch_size=st.integers(0)),
+    turns=st.lists(turns, max_size=3).map(tuple),
+)
+
+
+def recorded(game: Game, **changes: Any) -> GameRecord:
+    verdict = None
+    if game.forfeit is None:
+        opinion = Verdict("q", True, (False,) * len(game.assessments), None, "test")
+        verdict = settle(game, opinion)
+    arguments = {
+        "step": 4,
+        "uid": "row",
+        "session": 2,
+        "costs": [TurnCost("a prompt", 11, 7, 0.5) for _ in game.turns],
+        "verdict": verdict,
+        "judge": JudgeCost(0.1, 3),
+        "rewards": ZeroSum().score(game, verdict),
+    }
+    return record_game(game, **{**arguments, **changes})
+
+
+@given(records)
+def test_a_record_survives_json_on_one_line(record: GameRecord) -> None:
+    line = record.to_json()
+    assert "\n" not in line
+    assert "\r" not in line
+    assert GameRecord.from_json(line) == record
+
+
+def test_a_record_holds_what_was_played_labelled_and_won(play: Play) -> None:
+    right = Assessment(Classification.HARMFUL, 3, "He is given azithromycin.")
+    game = play(GameType.ADVERSARIAL_BENIGN, right, None)
+    record = recorded(game)
+    assert (record.case_id, record.game_type, record.error_type) == (
+        "ms-1",
+        "adversarial_benign",
+        "treatment",
+    )
+    assert record.source == game.source
+    assert record.note == game.note
+    assert record.changed_ids == (3,)
+    assert record.labels == Labels(True, (True, False), None, "test")
+    attacker, first, second = record.turns
+    assert [turn.role for turn in record.turns] == [Role.ATTACKER, *[Role.ASSESSOR] * 2]
+    assert (attacker.reward, first.reward, second.reward) == (-1.0, 1.0, -1.0)
+    assert attacker.answer == "Sentence: 3\nRewrite: He is given vancomycin."
+    assert (first.classification, first.sentence_id, first.correction) == (
+        "Harmful",
+        3,
+        "He is given azithromycin.",
+    )
+    assert (second.classification, second.response) == (None, "no")
+    assert second.violation
+    assert (first.prompt, first.prompt_tokens, first.response_tokens) == ("a prompt", 11, 7)
+
+
+def test_a_forfeit_is_recorded_without_note_and_labels(play: Play) -> None:
+    game = play(GameType.ADVERSARIAL_BENIGN, attack="no tags")
+    record = recorded(game)
+    assert (record.forfeit, record.note, record.labels) == ("format", None, None)
+    assert [turn.reward for turn in record.turns] == [-1.0]
+
+
+@pytest.mark.parametrize("name", ["costs", "rewards"])
+def test_every_turn_needs_its_cost_and_its_reward(name: str, play: Play) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        recorded(play(GameType.VANILLA_BENIGN, None), **{name: []})
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ((), "the game record lacks uid"),
+        (("labels",), "labels lacks source"),
+        (("judge",), "judge lacks seconds"),
+        (("turns", 1), r"turns\[1\] lacks reward"),
+    ],
+)
+def test_a_missing_or_unknown_field_is_named(
+    path: tuple[str | int, ...], message: str, play: Play
+) -> None:
+    safe = Assessment(Classification.SAFE, None, None)
+    line = recorded(play(GameType.ADVERSARIAL_BENIGN, safe)).to_json()
+
+    def part(data: Any) -> dict[str, Any]:
+        for key in path:
+            data = data[key]
+        return data
+
+    missing = json.loads(line)
+    del part(missing)[message.split()[-1]]
+    with pytest.raises(ValueError, match=message):
+        GameRecord.from_json(json.dumps(missing))
+    unknown = json.loads(line)
+    part(unknown)["colour"] = "red"
+    with pytest.raises(ValueError, match="unknown colour"):
+        GameRecord.from_json(json.dumps(unknown))
+
+
+@pytest.mark.parametrize("line", ["[]", "1", "null", '"text"', "", "{", '{"labels": null}'])
+def test_what_is_no_record_is_a_value_error(line: str) -> None:
+    with pytest.raises(ValueError, match=r"record|Expecting"):
+        GameRecord.from_json(line)
