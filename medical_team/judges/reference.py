@@ -28,8 +28,8 @@ _PLAIN = frozenset(
         "she they his her their him them who which there here then than also very quite now still",
         "yet again once patient man woman he's she's mr mrs ms comes presents presented reports",
         "reported states shows showed shown reveals revealed found finds seen noted given gave",
-        "gets got receives received started starts begins began continued treated treatment therapy",
-        "taking taken took put because due after before during while since when",
+        "gets got receives received started starts begins began continued treated treatment",
+        "therapy taking taken took put because due after before during while since when",
     )
     for word in line.split()
 )
