@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import ClassVar
 
 from medical_team.answers import Classification
+from medical_team.medec import ERROR_TYPES
 from medical_team.medical_game_manager import Forfeit, Game, Turn
 from medical_team.medical_judge import Verdict
 
@@ -55,6 +56,19 @@ class RewardTable(ABC):
     remove_ties: bool = False
     balance_truth: bool = True
     error_types: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the error types.
+
+        Raises:
+            ValueError: naming the unknown ones and the known ones.
+        """
+        unknown = sorted(set(self.error_types or ()) - set(ERROR_TYPES))
+        if unknown:
+            raise ValueError(
+                f"rewards.error_types names {', '.join(unknown)}, known:"
+                f" {', '.join(ERROR_TYPES)}"
+            )
 
     def score(self, game: Game, verdict: Verdict | None) -> list[TurnReward]:
         """Rewards a finished game.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from medical_team.medec import MedecError, read_medec
 from recipe.medical_selfplay.tiny_evaluation import as_table, evaluate
@@ -25,19 +26,27 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--max-steps", type=int, default=2400, help="upper limit; training stops at its target"
+        "--max-steps", type=int, default=1500, help="upper limit; training stops at its target"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
         "--evaluate-only", action="store_true", help="only show the scores of --output-dir"
     )
     args = parser.parse_args()
+    if args.max_steps < 1:
+        parser.error(f"--max-steps is {args.max_steps}, expected at least 1")
     torch.set_num_threads(args.threads)
+    disable_progress_bar()
     try:
         cases = {
             split: list(read_medec(args.data_dir / f"{split}.csv", split))
             for split in ("val", "test")
         }
+        if args.evaluate_only and not (args.output_dir / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{args.output_dir}: no config.json, expected a model's folder; leave"
+                " --evaluate-only out to train one there"
+            )
         if not args.evaluate_only:
             train(
                 args.output_dir,

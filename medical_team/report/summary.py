@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -71,10 +71,13 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
     if steps:
         console.print(_training_table(steps))
     validations = sorted((folder / "games" / "val").glob("step_*.jsonl"))
-    if validations:
+    if len(validations) > 1:
         first, last = read_games(validations[0]), read_games(validations[-1])
         console.print(_validation_table(_step(validations[0]), first, _step(validations[-1]), last))
-        console.print(_verdict(first, last))
+        for line in _verdicts(first, last):
+            console.print(line, highlight=False)
+    else:
+        console.print("Validated less than twice, so there is no comparison.")
     played = sum(int(step["game/count"]) for step in steps)
     counted = (
         f"{len(steps)} steps, {played} games"
@@ -133,15 +136,19 @@ def _validation_table(
     return table
 
 
-def _verdict(first: Sequence[GameRecord], last: Sequence[GameRecord]) -> str:
-    before, after = _reward(first), _reward(last)
-    if before is None or after is None:
-        return "No assessor played in validation."
-    if after > before:
-        return f"The assessor's reward on validation rose from {before:.3f} to {after:.3f}."
-    return (
-        f"The assessor's reward on validation did NOT rise: {before:.3f} before, {after:.3f} after."
-    )
+def _verdicts(first: Sequence[GameRecord], last: Sequence[GameRecord]) -> Iterator[str]:
+    """Says of each validation reward whether it rose; the attacker learns too, so there are two."""
+    for what, kinds in (
+        ("on the fixed notes (vanilla games)", [kind for kind in GameType if not kind.adversarial]),
+        ("over all games, against the attacker of the step", list(GameType)),
+    ):
+        before, after = (
+            _reward([game for game in games if game.game_type in kinds]) for games in (first, last)
+        )
+        if before is None or after is None:
+            continue
+        rose = "rose" if after > before else "did NOT rise"
+        yield f"The assessor's validation reward {what} {rose}: {before:.3f} -> {after:.3f}."
 
 
 def _reward(games: Sequence[GameRecord]) -> float | None:

@@ -45,7 +45,8 @@ def problems(config: DictConfig) -> Iterator[str]:
         yield str(error)
     yield from _hooks(config)
     yield from _device(config)
-    yield from _batch_sizes(config)
+    batch_sizes = list(_batch_sizes(config))
+    yield from batch_sizes or _micro_batches(config)
     yield from _model(config.actor_rollout_ref.model.path)
     for key in ("train_files", "val_files"):
         yield from _data(config, key)
@@ -131,6 +132,27 @@ def _batch_sizes(config: DictConfig) -> Iterator[str]:
             f" actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n} is not a multiple"
             f" of the {gpus} GPUs"
         )
+
+
+def _micro_batches(config: DictConfig) -> Iterator[str]:
+    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    trajectories = actor.ppo_mini_batch_size * rollout.n // gpus
+    fixed = {
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": None
+        if actor.use_dynamic_bsz
+        else actor.ppo_micro_batch_size_per_gpu,
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": None
+        if rollout.log_prob_use_dynamic_bsz
+        else rollout.log_prob_micro_batch_size_per_gpu,
+    }
+    for name, micro in fixed.items():
+        if micro and trajectories % micro:
+            yield (
+                f"{name}={micro} does not divide the {trajectories} trajectories of a mini-batch on"
+                f" a GPU (ppo_mini_batch_size times rollout.n over {gpus} GPUs); set it to"
+                f" {_largest_divisor(trajectories, micro)}, or use dynamic batch sizes"
+            )
 
 
 def _largest_divisor(number: int, limit: int) -> int:

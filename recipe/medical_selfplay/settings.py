@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -76,9 +77,14 @@ def _section(config: DictConfig, name: str) -> dict[str, Any]:
     return OmegaConf.to_container(section, resolve=True)  # type: ignore[return-value]
 
 
+_validator = cache(
+    TypeAdapter
+)  # building one takes longer than using it, and every game reads its settings
+
+
 def _read(kind: type[Any], values: dict[str, Any], section: str) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return _validator(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([section, *(str(part) for part in first["loc"])])

@@ -189,6 +189,7 @@ def test_ppo_trains_actor_and_critic(train: Callable[..., Any], sample_rows: Pat
         f"data_dir={sample_rows}",
         "rewards=medical_general_sum",
         "game.attacker=rewrite",
+        "actor_rollout_ref.actor.use_kl_loss=true",  # with the reference policy
         "trainer.total_training_steps=1",
         "trainer.val_before_train=false",
         "trainer.test_freq=-1",
@@ -199,6 +200,7 @@ def test_ppo_trains_actor_and_critic(train: Callable[..., Any], sample_rows: Pat
     metrics = run.metrics()[1]
     assert metrics["critic/grad_norm"] > 0
     assert metrics["actor/grad_norm"] > 0
+    assert "actor/kl_loss" in metrics
 
 
 def test_medec_itself_trains(

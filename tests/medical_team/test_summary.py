@@ -78,7 +78,7 @@ def test_the_summary_says_how_training_and_validation_went(tmp_path: Path, make:
     text = printed(tmp_path)
     assert "step 0" in text
     assert "step 12" in text
-    assert "reward on validation rose from 0.000 to 1.000." in text
+    assert "reward on the fixed notes (vanilla games) rose: 0.000 -> 1.000." in text
     assert "2 steps, 4 games." in text
     assert "assessor win rate" in text
     for left in ("config.yaml", "metrics.jsonl", "games/train", "games/val"):
@@ -96,15 +96,15 @@ def test_the_summary_says_plainly_that_the_reward_did_not_rise(
     write_games(validation / "step_000000.jsonl", [make(HARMFUL, RIGHT)])
     write_games(validation / "step_000012.jsonl", [make(HARMFUL, last)])
     text = printed(tmp_path)
-    assert "did NOT rise: 1.000 before" in text
-    assert " rose " not in text
+    assert "did NOT rise: 1.000 ->" in text
+    assert " rose:" not in text
 
 
 def test_the_summary_survives_a_run_without_validation(tmp_path: Path, make: MakeGame) -> None:
     trained(tmp_path, [make(HARMFUL, RIGHT)])
     text = printed(tmp_path)
     assert "2 steps, 2 games." in text
-    assert "validation rose" not in text
+    assert "no comparison" in text
 
 
 def test_the_summary_survives_a_run_that_never_trained_a_step(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_summary_survives_a_run_without_the_file_logger(tmp_path: Path, make
     write_games(validation / "step_000000.jsonl", [make(HARMFUL, SAFE)])
     write_games(validation / "step_000012.jsonl", [make(HARMFUL, RIGHT)])
     text = printed(tmp_path)
-    assert "rose from -1.000 to 1.000" in text
+    assert "rose: -1.000 -> 1.000" in text
     assert "metrics.jsonl" not in text
 
 

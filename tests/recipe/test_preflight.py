@@ -86,8 +86,15 @@ def test_a_good_configuration_has_no_problem(config: DictConfig) -> None:
         ({"algorithm__filter_groups": {"enable": True}}, ["filter_groups.enable=true", "false"]),
         ({"trainer__device": "npu"}, ["trainer.device=npu", "VERL_PLATFORM=npu"]),
         (
-            {"data__train_batch_size": 12},
-            ["data.train_batch_size=12", "ppo_mini_batch_size=8", "to 6"],
+            {"data__train_batch_size": 10},
+            ["data.train_batch_size=10", "ppo_mini_batch_size=4", "to 2"],
+        ),
+        (
+            {
+                "actor_rollout_ref__actor__use_dynamic_bsz": False,
+                "actor_rollout_ref__actor__ppo_micro_batch_size_per_gpu": 64,
+            },
+            ["ppo_micro_batch_size_per_gpu=64", "32 trajectories", "set it to 32"],
         ),
         ({"data__train_batch_size": 0}, ["data.train_batch_size=0", "positive whole number"]),
         ({"data__train_batch_size": None}, ["data.train_batch_size=None", "positive whole number"]),
@@ -200,7 +207,7 @@ def test_the_folder_of_another_run_is_named_with_what_differs(config: DictConfig
     RunFolder(Path(config.run_dir)).open(config)
     problem = only_problem(config, actor_rollout_ref__actor__optim__lr=0.5)
     assert config.run_dir in problem
-    assert "actor_rollout_ref.actor.optim.lr 0.0001 -> 0.5" in problem
+    assert "actor_rollout_ref.actor.optim.lr 5e-05 -> 0.5" in problem
 
 
 def test_an_existing_run_is_not_overwritten(config: DictConfig) -> None:
@@ -212,7 +219,7 @@ def test_an_existing_run_is_not_overwritten(config: DictConfig) -> None:
 def test_every_problem_is_reported_at_once(config: DictConfig) -> None:
     Path(config.data.val_files).unlink()
     config.rewards.table = "positive_sum"
-    config.data.train_batch_size = 12
+    config.data.train_batch_size = 10
     assert len(list(problems(config))) == 3
 
 

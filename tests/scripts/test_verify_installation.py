@@ -177,7 +177,7 @@ def test_a_broken_configuration_is_named_and_the_others_are_still_checked(
 
 def test_a_value_that_verl_rejects_fails(configs: Path, tiny_model: Path) -> None:
     cpu = configs / "hardware" / "cpu.yaml"
-    cpu.write_text(cpu.read_text().replace("ppo_mini_batch_size: 8", "ppo_mini_batch_size: 4096"))
+    cpu.write_text(cpu.read_text().replace("ppo_mini_batch_size: 4", "ppo_mini_batch_size: 4096"))
     checks = {check.what: check for check in check_configs(configs, tiny_model)}
     assert checks["medical_grpo hardware=cpu"].status == "FAIL"
     assert "4096" in checks["medical_grpo hardware=cpu"].detail

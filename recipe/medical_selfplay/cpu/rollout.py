@@ -35,6 +35,8 @@ class CpuRolloutServer:
     def __init__(self, model_path: str, max_num_seqs: int, max_model_len: int) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+        # One decoding step of a small model is too short to share out among threads.
+        torch.set_num_threads(1)
         config = AutoConfig.from_pretrained(model_path)
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         self._model = AutoModelForCausalLM.from_pretrained(
