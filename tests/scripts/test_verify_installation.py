@@ -177,10 +177,10 @@ def test_a_broken_configuration_is_named_and_the_others_are_still_checked(
 
 def test_a_value_that_verl_rejects_fails(configs: Path, tiny_model: Path) -> None:
     cpu = configs / "hardware" / "cpu.yaml"
-    cpu.write_text(cpu.read_text().replace("ppo_mini_batch_size: 4", "ppo_mini_batch_size: 4096"))
+    cpu.write_text(cpu.read_text().replace("use_dynamic_bsz: true", "use_dynamic_bsz: false", 1))
     checks = {check.what: check for check in check_configs(configs, tiny_model)}
     assert checks["medical_grpo hardware=cpu"].status == "FAIL"
-    assert "4096" in checks["medical_grpo hardware=cpu"].detail
+    assert "micro_batch_size" in checks["medical_grpo hardware=cpu"].detail
 
 
 def test_ray_starts_and_is_stopped_again() -> None:
