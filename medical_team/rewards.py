@@ -66,8 +66,7 @@ class RewardTable(ABC):
         unknown = sorted(set(self.error_types or ()) - set(ERROR_TYPES))
         if unknown:
             raise ValueError(
-                f"rewards.error_types names {', '.join(unknown)}, known:"
-                f" {', '.join(ERROR_TYPES)}"
+                f"rewards.error_types names {', '.join(unknown)}, known: {', '.join(ERROR_TYPES)}"
             )
 
     def score(self, game: Game, verdict: Verdict | None) -> list[TurnReward]:

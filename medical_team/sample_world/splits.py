@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from medical_team.atomic_files import replacing
+from medical_team.medec import COLUMNS
 from medical_team.sample_world.knowledge import (
     CONDITIONS,
     Condition,
@@ -19,17 +20,6 @@ from medical_team.sample_world.knowledge import (
 )
 from medical_team.sample_world.notes import SampleNote, write_note
 
-COLUMNS: Final = (
-    "Text ID",
-    "Text",
-    "Sentences",
-    "Error Flag",
-    "Error Type",
-    "Error Sentence ID",
-    "Error Sentence",
-    "Corrected Sentence",
-    "Corrected Text",
-)
 # Error cases a split.
 SPLIT_SIZES: Final[dict[str, int]] = {"train": 400, "val": 64, "test": 250}
 # Every second error row is followed by a retelling of its case without the error.

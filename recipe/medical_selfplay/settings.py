@@ -77,14 +77,15 @@ def _section(config: DictConfig, name: str) -> dict[str, Any]:
     return OmegaConf.to_container(section, resolve=True)  # type: ignore[return-value]
 
 
-_validator = cache(
-    TypeAdapter
-)  # building one takes longer than using it, and every game reads its settings
+@cache
+def _validator(kind: Any) -> TypeAdapter[Any]:
+    # Building one takes longer than using it, and every game reads its settings.
+    return TypeAdapter(kind)
 
 
 def _read(kind: type[Any], values: dict[str, Any], section: str) -> Any:
     try:
-        return _validator(kind).validate_python(values)
+        return _validator(kind).validate_python(values)  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([section, *(str(part) for part in first["loc"])])

@@ -111,7 +111,9 @@ def test_the_plugin_that_is_not_installed_is_found_missing(
 
 def test_a_plugin_that_fails_to_import_shows_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     point = metadata.EntryPoint("medical_selfplay", "recipe.medical_selfplay.gone", "verl.plugins")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: (point,))
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: (point,) if group == "verl.plugins" else ()
+    )
     (check,) = check_plugin()
     assert check.status == "FAIL"
     assert "recipe.medical_selfplay.gone" in check.detail
@@ -120,7 +122,9 @@ def test_a_plugin_that_fails_to_import_shows_its_error(monkeypatch: pytest.Monke
 def test_the_plugin_has_registered_everything_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     # The entry point is given here, so that the project need not be installed to be tested.
     point = metadata.EntryPoint("medical_selfplay", plugin_module(), "verl.plugins")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: (point,))
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: (point,) if group == "verl.plugins" else ()
+    )
     checks = {check.what: check.status for check in check_plugin()}
     assert checks == dict.fromkeys(
         ("plugin", "agent loop", "advantage estimators", "platform"), "ok"
@@ -136,7 +140,9 @@ def plugin_module() -> str:
 
 def test_a_name_that_is_not_registered_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     point = metadata.EntryPoint("medical_selfplay", plugin_module(), "verl.plugins")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: (point,))
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: (point,) if group == "verl.plugins" else ()
+    )
     monkeypatch.setattr(installation, "ESTIMATORS", ("role_grpo", "role_of_the_dice"))
     failed = [check for check in check_plugin() if check.status == "FAIL"]
     assert [check.what for check in failed] == ["advantage estimators"]
