@@ -32,7 +32,7 @@ setup-dev: ## the same with the tools that test and lint need
 
 .PHONY: data
 data: $(DATA)/manifest.json ## convert data/sample for verl, where it is missing or old
-$(DATA)/manifest.json: $(wildcard data/sample/*.csv medical_team/dataset*.py) medical_team/medec.py medical_team/prompts.py | setup
+$(DATA)/manifest.json: $(wildcard data/sample/*.csv medical_team/dataset/*.py) medical_team/medec.py medical_team/prompts.py | setup
 	$(PYTHON) scripts/convert_dataset_to_verl.py --output-dir $(DATA)
 
 .PHONY: train-cpu

@@ -24,8 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from medical_team.dataset import assign_games, training_row
-from medical_team.dataset_writer import Conversion, convert
+from medical_team.dataset.rows import assign_games, training_row
+from medical_team.dataset.writer import Conversion, convert
 from medical_team.medec import Case, mend, split_sentences
 from medical_team.prompts import PromptStyle
 

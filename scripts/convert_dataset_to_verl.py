@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from medical_team.dataset import SPLITS, DatasetError
-from medical_team.dataset_checks import verify
-from medical_team.dataset_tables import print_manifest, print_report
-from medical_team.dataset_writer import Conversion, convert
+from medical_team.dataset.checks import verify
+from medical_team.dataset.rows import SPLITS, DatasetError
+from medical_team.dataset.tables import print_manifest, print_report
+from medical_team.dataset.writer import Conversion, convert
 from medical_team.medec import MedecError
 from medical_team.prompts import PromptStyle
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medical_team.contrastive import write_openrlhf
-from medical_team.dataset import DatasetError
+from medical_team.dataset.contrastive import write_openrlhf
+from medical_team.dataset.rows import DatasetError
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "medical_openrlhf"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medical_team.contrastive import sample_cases, write_pairs
-from medical_team.dataset import SPLITS, DatasetError
+from medical_team.dataset.contrastive import sample_cases, write_pairs
+from medical_team.dataset.rows import SPLITS, DatasetError
 from medical_team.medec import MedecError
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from medical_team.medec import MedecError, read_medec
-from recipe.medical_selfplay.tiny_evaluation import as_table, evaluate
-from recipe.medical_selfplay.tiny_model import Target, train
+from recipe.medical_selfplay.tiny.evaluation import as_table, evaluate
+from recipe.medical_selfplay.tiny.training import Target, train
 
 
 def main() -> int:

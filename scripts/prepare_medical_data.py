@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from medical_team.contrastive import sample_cases, write_pairs
-from medical_team.dataset import DatasetError
-from medical_team.dataset_tables import print_pairs
+from medical_team.dataset.contrastive import sample_cases, write_pairs
+from medical_team.dataset.rows import DatasetError
+from medical_team.dataset.tables import print_pairs
 from medical_team.medec import MedecError
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from medical_team.dataset import DatasetError
-from medical_team.dataset_checks import verify
-from medical_team.dataset_report import token_counter
-from medical_team.dataset_tables import print_report
+from medical_team.dataset.checks import verify
+from medical_team.dataset.report import token_counter
+from medical_team.dataset.rows import DatasetError
+from medical_team.dataset.tables import print_report
 
 TINY_MODEL = Path(__file__).resolve().parents[1] / "data" / "tiny_model"
 

@@ -23,7 +23,7 @@ from verl.experimental.agent_loop.agent_loop import (
 )
 
 from medical_team.answers import THINK_OPEN
-from medical_team.dataset import case_from_dict
+from medical_team.dataset.rows import case_from_dict
 from medical_team.game_record import GameRecord, TurnCost
 from medical_team.medical_game_manager import Forfeit, Game, GameType
 from medical_team.prompts import Message

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from pyarrow import ArrowInvalid, parquet
 from verl.utils.device import get_device_name
 
-from medical_team.dataset import parquet_schema
+from medical_team.dataset.rows import parquet_schema
 from recipe.medical_selfplay.agent_loop import AGENT_NAME
 from recipe.medical_selfplay.plugin import REPLAY_BUFFER, REWARD_MANAGER
 from recipe.medical_selfplay.run_folder import RunFolder

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from medical_team.dataset_writer import Conversion, convert
+from medical_team.dataset.writer import Conversion, convert
 from medical_team.prompts import PromptStyle
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -206,7 +206,7 @@ def test_ppo_trains_actor_and_critic(train: Callable[..., Any], sample_rows: Pat
 def test_medec_itself_trains(
     train: Callable[..., Any], medec_validation: Path, tmp_path: Path
 ) -> None:
-    from medical_team.dataset_writer import Conversion, convert
+    from medical_team.dataset.writer import Conversion, convert
     from medical_team.prompts import PromptStyle
 
     convert(

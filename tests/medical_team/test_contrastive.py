@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medical_team.answers import parse_assessment
-from medical_team.contrastive import (
+from medical_team.dataset.contrastive import (
     UNKNOWN_TYPE,
     openrlhf_row,
     read_openrlhf,
@@ -19,7 +19,7 @@ from medical_team.contrastive import (
     write_openrlhf,
     write_pairs,
 )
-from medical_team.dataset import DatasetError, is_balanced
+from medical_team.dataset.rows import DatasetError, is_balanced
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
 

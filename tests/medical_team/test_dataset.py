@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medical_team.dataset import (
+from medical_team.dataset.rows import (
     DatasetError,
     assign_games,
     case_from_dict,

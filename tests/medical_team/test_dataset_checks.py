@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medical_team.dataset import DatasetError, parquet_schema
-from medical_team.dataset_checks import verify
-from medical_team.dataset_report import Report, token_counter
-from medical_team.dataset_writer import Conversion, convert
+from medical_team.dataset.checks import verify
+from medical_team.dataset.report import Report, token_counter
+from medical_team.dataset.rows import DatasetError, parquet_schema
+from medical_team.dataset.writer import Conversion, convert
 from medical_team.medec import Case
 
 MakeCases = Callable[..., list[Case]]

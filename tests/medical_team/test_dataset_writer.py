@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from medical_team.contrastive import write_openrlhf, write_pairs
-from medical_team.dataset import DatasetError, case_from_dict
-from medical_team.dataset_checks import verify
-from medical_team.dataset_writer import Conversion, convert, read_manifest
+from medical_team.dataset.checks import verify
+from medical_team.dataset.contrastive import write_openrlhf, write_pairs
+from medical_team.dataset.rows import DatasetError, case_from_dict
+from medical_team.dataset.writer import Conversion, convert, read_manifest
 from medical_team.medec import Case, MedecError
 from medical_team.prompts import PromptStyle
 

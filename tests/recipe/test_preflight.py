@@ -14,7 +14,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from medical_team.dataset import parquet_schema, training_row
+from medical_team.dataset.rows import parquet_schema, training_row
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
 from medical_team.prompts import PromptStyle

@@ -113,7 +113,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from medical_team.dataset import parquet_schema, training_row
+    from medical_team.dataset.rows import parquet_schema, training_row
     from medical_team.medec import Case
     from medical_team.medical_game_manager import GameType
     from medical_team.prompts import PromptStyle

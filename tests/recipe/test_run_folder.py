@@ -86,7 +86,7 @@ def test_how_long_and_how_loud_a_run_is_may_change(
 def test_what_is_learnt_may_not_change(folder: RunFolder, cpu_config: DictConfig) -> None:
     other = changed(cpu_config, actor_rollout_ref__actor__optim__lr=0.5)
     (problem,) = folder.problems(other)
-    assert "actor_rollout_ref.actor.optim.lr 0.0001 -> 0.5" in problem
+    assert "actor_rollout_ref.actor.optim.lr 5e-05 -> 0.5" in problem
     assert str(folder.path) in problem
     assert "trainer.experiment_name" in problem
 

@@ -22,15 +22,15 @@ from medical_team.medical_game_manager import Game, GameType
 from medical_team.prompts import find_control_text, neutralise
 from medical_team.sample_world.knowledge import CONDITIONS, Fact, values
 from medical_team.sample_world.supervised import random_example
-from recipe.medical_selfplay.tiny_evaluation import (
+from recipe.medical_selfplay.tiny.evaluation import (
     MAX_RESPONSE_TOKENS,
     RULES,
     as_table,
     evaluate,
     is_real_error,
 )
-from recipe.medical_selfplay.tiny_model import Target, new_model, save, train
-from recipe.medical_selfplay.tiny_tokenizer import END, PAD, train_tokenizer
+from recipe.medical_selfplay.tiny.tokenizer import END, PAD, train_tokenizer
+from recipe.medical_selfplay.tiny.training import Target, new_model, save, train
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "data" / "tiny_model"
@@ -208,7 +208,7 @@ def test_only_a_wrong_fact_counts_as_a_real_error(val_cases: list[Case]) -> None
 def test_training_saves_a_model_that_loads_and_says_how_it_goes(
     tmp_path: Path, val_cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recipe.medical_selfplay.tiny_model._TOKENIZER_TEXTS", 200)
+    monkeypatch.setattr("recipe.medical_selfplay.tiny.training._TOKENIZER_TEXTS", 200)
     lines: list[str] = []
     train(
         tmp_path / "model",

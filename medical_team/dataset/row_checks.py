@@ -8,7 +8,13 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
 
-from medical_team.dataset import ABILITY, AGENT_NAME, GROUND_TRUTH, DatasetError, case_from_dict
+from medical_team.dataset.rows import (
+    ABILITY,
+    AGENT_NAME,
+    GROUND_TRUTH,
+    DatasetError,
+    case_from_dict,
+)
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
 from medical_team.prompts import numbered

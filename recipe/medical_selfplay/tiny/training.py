@@ -23,8 +23,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from medical_team.answers import THINK_OPEN
 from medical_team.medec import Case
 from medical_team.sample_world.supervised import Example, random_example
-from recipe.medical_selfplay.tiny_evaluation import Scores, evaluate
-from recipe.medical_selfplay.tiny_tokenizer import train_tokenizer
+from recipe.medical_selfplay.tiny.evaluation import Scores, evaluate
+from recipe.medical_selfplay.tiny.tokenizer import train_tokenizer
 
 CONTEXT: Final = 4096
 _VOCABULARY: Final = 1500

@@ -7,12 +7,12 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from medical_team.dataset import DatasetError, parquet_schema
-from medical_team.dataset_report import FileReport, Report, TokenCounter
-from medical_team.dataset_writer import MANIFEST, read_manifest
+from medical_team.dataset.near_duplicates import NearDuplicateIndex, NoteKey
+from medical_team.dataset.report import FileReport, Report, TokenCounter
+from medical_team.dataset.row_checks import CheckedRow, Kind, check_row, digest
+from medical_team.dataset.rows import DatasetError, parquet_schema
+from medical_team.dataset.writer import MANIFEST, read_manifest
 from medical_team.medical_game_manager import GameType
-from medical_team.near_duplicates import NearDuplicateIndex, NoteKey
-from medical_team.row_checks import CheckedRow, Kind, check_row, digest
 
 _BATCH = 512
 

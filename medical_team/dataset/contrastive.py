@@ -17,7 +17,7 @@ from typing import Any
 
 from medical_team.answers import Assessment, Classification, format_assessment
 from medical_team.atomic_files import replacing, why_not_written
-from medical_team.dataset import DatasetError, assign_games
+from medical_team.dataset.rows import DatasetError, assign_games
 from medical_team.medec import Case, mend, read_medec
 from medical_team.medical_game_manager import GameType
 

@@ -6,7 +6,7 @@ import json
 from array import array
 from typing import BinaryIO
 
-from medical_team.dataset import case_from_dict, case_to_dict
+from medical_team.dataset.rows import case_from_dict, case_to_dict
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
 

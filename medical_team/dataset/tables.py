@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medical_team.dataset_report import Report
+from medical_team.dataset.report import Report
+from medical_team.dataset.row_checks import Kind
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
-from medical_team.row_checks import Kind
 
 _SHOWN = 20
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medical_team.dataset import DatasetError
+from medical_team.dataset.row_checks import Kind
+from medical_team.dataset.rows import DatasetError
 from medical_team.medical_game_manager import GameType
-from medical_team.row_checks import Kind
 
 TokenCounter = Callable[[list[dict[str, str]]], int]
 """Gives the length of a prompt in tokens."""

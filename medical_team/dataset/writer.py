@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from medical_team.atomic_files import why_not_written
-from medical_team.case_spool import CaseSpool
-from medical_team.contrastive import read_openrlhf
-from medical_team.dataset import (
+from medical_team.dataset.case_spool import CaseSpool
+from medical_team.dataset.contrastive import read_openrlhf
+from medical_team.dataset.rows import (
     SPLITS,
     DatasetError,
     GamePair,

@@ -1,0 +1,1 @@
+"""Cases become training rows: balance, splits, conversion, verification, contrastive pairs."""

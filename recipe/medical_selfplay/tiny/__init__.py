@@ -1,0 +1,1 @@
+"""The embedded tiny model: its tokenizer, its supervised training, its figures."""
