@@ -10,10 +10,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+# Columns added at once; more would waste memory, fewer would copy the cache more often.
+_ROOM = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -70,9 +75,7 @@ class ContinuousBatch:
         self._mask = torch.zeros(
             0, 0, dtype=torch.long
         )  # [rows, length]: 1 where a token is cached
-        self._cache: list[
-            tuple[torch.Tensor, torch.Tensor]
-        ] = []  # per layer [rows, heads, length, head_dim]
+        self._cache: list[_RoomyLayer] = []
 
     def __len__(self) -> int:
         """Number of requests being decoded."""
@@ -122,11 +125,10 @@ class ContinuousBatch:
         return aborted
 
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, past: list[tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        self, ids: torch.Tensor, mask: torch.Tensor, past: list[_RoomyLayer]
+    ) -> tuple[torch.Tensor, list[_RoomyLayer]]:
         cache = DynamicCache()
-        for layer, (keys, values) in enumerate(past):
-            cache.update(keys, values, layer)
+        cache.layers.extend(past)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         output = self._model(
             input_ids=ids,
@@ -136,7 +138,8 @@ class ContinuousBatch:
             use_cache=True,
             logits_to_keep=1,
         )
-        return output.logits[:, -1].float(), [(layer.keys, layer.values) for layer in cache.layers]
+        layers = past or [_RoomyLayer(layer.keys, layer.values) for layer in cache.layers]
+        return output.logits[:, -1].float(), layers
 
     def _draw(self, requests: Sequence[Request], logits: torch.Tensor) -> None:
         greedy = torch.tensor([request.temperature == 0 for request in requests])
@@ -165,17 +168,17 @@ class ContinuousBatch:
         self,
         requests: Sequence[Request],
         mask: torch.Tensor,
-        cache: list[tuple[torch.Tensor, torch.Tensor]],
+        cache: list[_RoomyLayer],
     ) -> None:
         if self._rows:
             width = max(mask.shape[1], self._mask.shape[1])
             mask = torch.cat([_left_pad(self._mask, width, 1), _left_pad(mask, width, 1)])
             cache = [
-                (
-                    torch.cat([_left_pad(old_keys, width, 2), _left_pad(keys, width, 2)]),
-                    torch.cat([_left_pad(old_values, width, 2), _left_pad(values, width, 2)]),
+                _RoomyLayer(
+                    torch.cat([_left_pad(old.keys, width, 2), _left_pad(new.keys, width, 2)]),
+                    torch.cat([_left_pad(old.values, width, 2), _left_pad(new.values, width, 2)]),
                 )
-                for (old_keys, old_values), (keys, values) in zip(self._cache, cache, strict=True)
+                for old, new in zip(self._cache, cache, strict=True)
             ]
         self._rows, self._mask, self._cache = [*self._rows, *requests], mask, cache
 
@@ -196,13 +199,43 @@ class ContinuousBatch:
         )  # only padding stands before it
         self._mask = mask[:, start:]
         self._cache = [
-            (keys[keep, :, start:], values[keep, :, start:]) for keys, values in self._cache
+            _RoomyLayer(layer.keys[keep, :, start:], layer.values[keep, :, start:])
+            for layer in self._cache
         ]
         return complete
 
     def _is_complete(self, request: Request) -> bool:
         ended = request.token_ids[-1] in self._eos and not request.ignore_eos
         return ended or len(request.token_ids) >= request.max_tokens
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer's cache that appends in place: transformers copies all of it for every token.
+
+    Args:
+        keys: what is cached, [rows, heads, length, head_dim].
+        values: the same for the values.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys, self.values = keys, values  # the part of the room that is in use
+        self._room = (keys, values)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends columns and returns all of them."""
+        length = self.keys.shape[2]
+        end = length + key_states.shape[2]
+        if end > self._room[0].shape[2]:
+            more = (0, 0, 0, end - length + _ROOM)
+            self._room = (pad(self.keys, more), pad(self.values, more))
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, length:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
+        return self.keys, self.values
 
 
 def _left_pad(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
