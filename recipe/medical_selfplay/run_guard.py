@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from medical_team.atomic_files import why_not_written
 from medical_team.report.summary import print_summary
 from recipe.medical_selfplay.preflight import problems
 from recipe.medical_selfplay.run_folder import RunFolder
@@ -31,12 +32,16 @@ class RunGuard(Callback):
             found = list(problems(run))
         except Exception as error:  # a check that breaks must not let the run start
             found = [f"the checks before the run failed: {error!r}"]
+        folder = Path(run.run_dir)
+        if not found:
+            try:
+                RunFolder(folder).open(run)
+            except OSError as error:
+                found = [why_not_written(error, folder)]
         if found:
             lines = "\n".join(f"  - {problem}" for problem in found)
             print(f"\nThe run was not started, nothing was written:\n{lines}\n", file=sys.stderr)
             raise SystemExit(1)
-        folder = Path(run.run_dir)
-        RunFolder(folder).open(run)
         # verl's loggers take their paths from the environment, which the Ray workers started from
         # here inherit.
         os.environ["VERL_FILE_LOGGER_PATH"] = str((folder / "metrics.jsonl").absolute())

@@ -272,3 +272,13 @@ def test_the_end_of_a_run_says_what_it_left(
     RunGuard().on_job_end(config, JobReturn(status=status))
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
+
+
+def test_a_run_whose_folder_cannot_be_written_does_not_start(
+    config: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a_file").write_text("")
+    config.run_dir = str(tmp_path / "a_file" / "run")
+    with pytest.raises(SystemExit):
+        RunGuard().on_job_start(config)
+    assert "a_file/run: not written" in capsys.readouterr().err
