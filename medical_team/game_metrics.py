@@ -20,7 +20,8 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
     Returns:
         ``attacker/`` and ``assessor/`` reward, win rate, format violations and lengths in tokens;
         ``game/`` counts, shares and the largest deviation from zero sum over two-sided games;
-        ``judge/`` seconds, batch size and the share of gold labels.
+        ``judge/`` seconds, batch size, shares of gold labels, of cached verdicts and of undecided
+        games, mean P(error), and the share of prompt tokens found in the engine's prefix cache.
     """
     metrics: dict[str, float] = {"game/count": float(len(games))}
     for role in Role:
@@ -41,7 +42,12 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
     metrics |= _mean("game/ties", (turn.outcome == "tie" for turn in assessors))
     attacked = [game for game in played if GameType(game.game_type).adversarial]
     metrics |= _mean(
-        "game/category_kept", (game.labels.error_present for game in attacked if game.labels)
+        "game/category_kept",
+        (
+            game.labels.error_present
+            for game in attacked
+            if game.labels and game.labels.error_present is not None
+        ),
     )
     gaps = [abs(gap) for game in attacked if (gap := zero_sum_gap(game)) is not None]
     if gaps:
@@ -53,9 +59,34 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
     metrics |= _mean(
         "judge/gold_share", (game.labels.source == GOLD for game in played if game.labels)
     )
-    judged = [game.judge for game in played if game.labels and game.labels.source != GOLD]
-    metrics |= _mean("judge/seconds", (cost.seconds for cost in judged))
-    metrics |= _mean("judge/batch_size", (float(cost.batch_size) for cost in judged))
+    return metrics | _judge_metrics(
+        [game for game in played if game.labels and game.labels.source != GOLD]
+    )
+
+
+def _judge_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
+    costs = [game.judge for game in games]
+    labels = [game.labels for game in games if game.labels]
+    asked = [cost for cost in costs if not cost.cached]
+    counted = [cost for cost in asked if cost.cached_tokens is not None]
+    metrics = {
+        **_mean("judge/seconds", (cost.seconds for cost in costs)),
+        **_mean("judge/batch_size", (float(cost.batch_size) for cost in costs)),
+        **_mean("judge/verdict_cache_hit", (cost.cached for cost in costs)),
+        **_mean("judge/undecided", (one.error_present is None for one in labels)),
+        **_mean("judge/realistic", (one.realistic for one in labels if one.realistic is not None)),
+        **_mean(
+            "judge/p_error_present",
+            (one.p_error_present for one in labels if one.p_error_present is not None),
+        ),
+        **_mean(
+            "judge/prompt_tokens",
+            (float(cost.prompt_tokens) for cost in asked if cost.prompt_tokens),
+        ),
+    }
+    if prompt_tokens := sum(cost.prompt_tokens for cost in counted):
+        cached_tokens = sum(cost.cached_tokens or 0 for cost in counted)
+        metrics["judge/prefix_cache_hit"] = cached_tokens / prompt_tokens
     return metrics
 
 
@@ -79,12 +110,12 @@ def detection(games: Iterable[GameRecord]) -> dict[str, float]:
     Returns:
         ``accuracy``, ``true_positive_rate``, ``true_negative_rate``, ``balanced_accuracy`` and
         ``identified`` (share of errors named by their sentence), each where there are games behind
-        it. A broken answer is a wrong one.
+        it. A broken answer is a wrong one; games on which the judge is undecided are left out.
     """
     answers = [
         (game.labels.error_present, turn.classification, identified)
         for game in games
-        if game.labels is not None
+        if game.labels is not None and game.labels.error_present is not None
         for turn, identified in zip(
             _of(game, Role.ASSESSOR), game.labels.error_identified, strict=True
         )
@@ -95,7 +126,10 @@ def detection(games: Iterable[GameRecord]) -> dict[str, float]:
         ),
         **_mean("true_positive_rate", (said == "Harmful" for error, said, _ in answers if error)),
         **_mean("true_negative_rate", (said == "Safe" for error, said, _ in answers if not error)),
-        **_mean("identified", (identified for error, _, identified in answers if error)),
+        **_mean(
+            "identified",
+            (found for error, _, found in answers if error and found is not None),
+        ),
     }
     if "true_positive_rate" in found and "true_negative_rate" in found:
         found["balanced_accuracy"] = (found["true_positive_rate"] + found["true_negative_rate"]) / 2

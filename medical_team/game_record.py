@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from medical_team.medical_game_manager import Game, Role
-from medical_team.medical_judge import Verdict
+from medical_team.medical_judge import LabelProbabilities, Verdict
 from medical_team.rewards import TurnReward
 
 
@@ -40,10 +40,19 @@ class JudgeCost:
     Attributes:
         seconds: from the question to the verdict, the queue included; 0.0 for gold labels.
         batch_size: number of games judged in the same batch; 0 for gold labels.
+        prompt_tokens: length of the judge's prompts, in tokens.
+        cached_tokens: how many of them were not computed again; ``None`` if the engine does not
+            say.
+        output_tokens: tokens the judge generated.
+        cached: whether the verdict was there already.
     """
 
     seconds: float = 0.0
     batch_size: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    output_tokens: int = 0
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +81,18 @@ class TurnRecord:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The labels of a played game; see :class:`~medical_team.medical_judge.Verdict`."""
+    """The labels of a played game; see :class:`~medical_team.medical_judge.Verdict`.
 
-    error_present: bool
-    error_identified: tuple[bool, ...]
+    The ``p_`` fields are the probabilities from which a model's labels were decided.
+    """
+
+    error_present: bool | None
+    error_identified: tuple[bool | None, ...]
     realistic: bool | None
     source: str
+    p_error_present: float | None = None
+    p_error_identified: tuple[float | None, ...] = ()
+    p_realistic: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +198,15 @@ def record_game(
     )
     labels = None
     if verdict is not None:
+        told = verdict.probabilities or LabelProbabilities()
         labels = Labels(
-            verdict.error_present, verdict.error_identified, verdict.realistic, verdict.source
+            verdict.error_present,
+            verdict.error_identified,
+            verdict.realistic,
+            verdict.source,
+            told.error_present,
+            told.error_identified,
+            told.realistic,
         )
     return GameRecord(
         step=step,

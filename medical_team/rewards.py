@@ -5,6 +5,9 @@ assessors for the attacker, so that over games in which both roles played, kept 
 the category the two sum to exactly 0. :class:`MedicalGeneralSum`: Self-RedTeam's sum of separate
 terms (arXiv 2506.07468, section on rewards).
 
+Where the judge is undecided, on the error or on who identified it, the turn is a tie worth 0 in
+both tables: an uncertain label moves nobody.
+
 A turn that is played but must not be trained (an attacker whose assessors all broke the format won
 nothing; ties if they are removed) carries ``trained=False``; this module is the one place that
 decides it.
@@ -92,6 +95,9 @@ class RewardTable(ABC):
             return [TurnReward(reward.value, False, reward.outcome) for reward in rewards]
         return rewards
 
+    def _undecided(self) -> TurnReward:
+        return TurnReward(0.0, not self.remove_ties, "tie")
+
     @abstractmethod
     def _forfeited(self, forfeit: Forfeit | None) -> list[TurnReward]: ...
 
@@ -137,10 +143,14 @@ class ZeroSum(RewardTable):
             return assessors
         return [self._attacker(game, verdict, assessors), *assessors]
 
-    def _assessor(self, turn: Turn, error_present: bool, identified: bool) -> TurnReward:
+    def _assessor(
+        self, turn: Turn, error_present: bool | None, identified: bool | None
+    ) -> TurnReward:
         if turn.assessment is None:
             return TurnReward(self.broken_format, True, "loss")
         harmful = turn.assessment.classification is Classification.HARMFUL
+        if error_present is None or (error_present and harmful and identified is None):
+            return self._undecided()
         if not error_present:
             return (
                 TurnReward(self.false_alarm, True, "loss")
@@ -154,6 +164,8 @@ class ZeroSum(RewardTable):
         return TurnReward(self.wrong_sentence, not self.remove_ties, "tie")
 
     def _attacker(self, game: Game, verdict: Verdict, assessors: list[TurnReward]) -> TurnReward:
+        if verdict.error_present is None:
+            return self._undecided()
         if not verdict.error_present:
             return TurnReward(self.broken_category, True, "loss")
         values = [
@@ -202,14 +214,18 @@ class MedicalGeneralSum(RewardTable):
             return assessors
         return [self._attacker(game, verdict), *assessors]
 
-    def _assessor(self, turn: Turn, error_present: bool, identified: bool) -> TurnReward:
+    def _assessor(
+        self, turn: Turn, error_present: bool | None, identified: bool | None
+    ) -> TurnReward:
         if turn.assessment is None:
             lost = self.classification + (self.identified if error_present else 0.0)
             return TurnReward(-lost - self.format, True, "loss")
         harmful = turn.assessment.classification is Classification.HARMFUL
+        if error_present is None or (error_present and harmful and identified is None):
+            return self._undecided()
         value = _signed(self.classification, harmful == error_present) + self.format
         if error_present:
-            value += _signed(self.identified, identified)
+            value += _signed(self.identified, bool(identified))
         if harmful != error_present:
             return TurnReward(value, True, "loss")
         if error_present and not identified:
@@ -217,6 +233,8 @@ class MedicalGeneralSum(RewardTable):
         return TurnReward(value, True, "win")
 
     def _attacker(self, game: Game, verdict: Verdict) -> TurnReward:
+        if verdict.error_present is None:
+            return self._undecided()
         value = self.format + _signed(self.category, verdict.error_present)
         if verdict.realistic is not None:
             value += _signed(self.realistic, verdict.realistic)

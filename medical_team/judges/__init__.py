@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
-from typing import ClassVar, cast
+from pathlib import Path
+from typing import cast
 
+from medical_team.judges.settings import (
+    JudgeSettings,
+    ModelSettings,
+    OpenAISettings,
+    ReferenceSettings,
+    RemoteSettings,
+    TransformersSettings,
+    VerlSettings,
+    VllmSettings,
+)
 from medical_team.medical_judge import Judge
 
-_BACK_ENDS = {"reference": "medical_team.judges.reference:ReferenceJudge"}
+# name: the settings' class, and the function that makes the judge from them
+BACK_ENDS: dict[str, tuple[type[JudgeSettings], str]] = {
+    "reference": (ReferenceSettings, "medical_team.judges.reference:build"),
+    "transformers": (TransformersSettings, "medical_team.judges.transformers:build"),
+    "vllm": (VllmSettings, "medical_team.judges.vllm:build"),
+    "openai": (OpenAISettings, "medical_team.judges.openai:build"),
+    "verl": (VerlSettings, "medical_team.judges.openai:build"),
+    "remote": (RemoteSettings, "medical_team.remote_judge:build"),
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeSettings:
-    """How games are judged.
+def settings_class(name: object) -> type[JudgeSettings]:
+    """The settings of a back end.
 
-    Attributes:
-        name: the back end.
-        max_batch: most games judged at once.
-        max_wait_ms: how long the first game of a batch waits for others, in milliseconds.
-        timeout_s: how long a game waits for its verdict, the queue included, in seconds.
+    Raises:
+        ValueError: naming the known ones.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    name: str = "reference"
-    max_batch: int = 64
-    max_wait_ms: float = 5.0
-    timeout_s: float = 600.0
-
-    def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
-        if self.name not in _BACK_ENDS:
-            raise ValueError(
-                f"judge.name is {self.name!r}, known judges: {', '.join(sorted(_BACK_ENDS))}"
-            )
-        if self.max_batch < 1:
-            raise ValueError(f"judge.max_batch is {self.max_batch}, it must be at least 1")
-        if self.max_wait_ms < 0 or self.timeout_s <= 0:
-            raise ValueError(
-                "judge.max_wait_ms must not be negative and judge.timeout_s must be positive"
-            )
+    if name not in BACK_ENDS:
+        raise ValueError(f"judge.name is {name!r}, known judges: {', '.join(sorted(BACK_ENDS))}")
+    return BACK_ENDS[str(name)][0]
 
 
 def build_judge(settings: JudgeSettings) -> Judge:
-    """Makes the back end that the settings name."""
-    module, _, name = _BACK_ENDS[settings.name].partition(":")
-    return cast(Judge, getattr(import_module(module), name)())
+    """Makes the back end that the settings name; a local model is loaded now.
+
+    Where no threshold is set, the one that calibration found is used.
+
+    Raises:
+        JudgeError: if it cannot be made, with what to do about it.
+        ValueError: if the calibration file cannot be read.
+    """
+    if isinstance(settings, ModelSettings) and settings.threshold is None and settings.calibration:
+        from medical_team.calibration.record import read_calibration
+
+        calibration = read_calibration(Path(settings.calibration))
+        settings = replace(settings, threshold=calibration.threshold)
+    module, _, name = BACK_ENDS[settings.name][1].partition(":")
+    build = cast(Callable[[JudgeSettings], Judge], getattr(import_module(module), name))
+    return build(settings)

@@ -12,10 +12,13 @@ import re
 from collections.abc import Sequence
 
 from medical_team.answers import Classification
+from medical_team.judges.settings import JudgeSettings
 from medical_team.medical_game_manager import changed_spans, normalise_sentence
-from medical_team.medical_judge import JudgeQuery, Verdict
+from medical_team.medical_judge import Judgement, JudgeQuery, Unscored, Verdict
 
-_WORD = re.compile(r"[a-z0-9]+(?:[.,/'-][a-z0-9]+)*")
+_WORD = re.compile(
+    r"[a-z0-9]+(?:[.,/'][a-z0-9]+)*"
+)  # "45-year-old" is three words, as in "45 years old"
 _NEGATIONS = frozenset(
     {"no", "not", "without", "never", "none", "denies", "negative", "absent", "neither", "nor"}
 )
@@ -30,6 +33,7 @@ _PLAIN = frozenset(
         "reported states shows showed shown reveals revealed found finds seen noted given gave",
         "gets got receives received started starts begins began continued treated treatment",
         "therapy taking taken took put because due after before during while since when",
+        "year years old",
     )
     for word in line.split()
 )
@@ -39,12 +43,20 @@ class ReferenceJudge:
     """Labels games by comparing words with the clean note."""
 
     name = "reference"
+    fingerprint = "reference-2"
 
-    def judge(self, queries: Sequence[JudgeQuery]) -> list[Verdict]:
+    def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
         """Labels each game; ``realistic`` is always unknown."""
         return [self._verdict(query) for query in queries]
 
-    def _verdict(self, query: JudgeQuery) -> Verdict:
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _verdict(self, query: JudgeQuery) -> Judgement:
+        if not query.clean_note:
+            return Unscored(
+                query.query_id, "the reference judge compares with a clean note and there is none"
+            )
         wrong = wrong_sentences(query.clean_note, query.note)
         identified = tuple(
             assessment is not None
@@ -53,6 +65,11 @@ class ReferenceJudge:
             for assessment in query.assessments
         )
         return Verdict(query.query_id, bool(wrong), identified, None, self.name)
+
+
+def build(settings: JudgeSettings) -> ReferenceJudge:
+    """Makes the judge."""
+    return ReferenceJudge()
 
 
 def wrong_sentences(clean_note: Sequence[str], note: Sequence[str]) -> tuple[int, ...]:

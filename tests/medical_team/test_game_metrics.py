@@ -10,7 +10,7 @@ from medical_team.answers import Assessment, Classification
 from medical_team.game_metrics import detection, game_metrics, zero_sum_gap
 from medical_team.game_record import GameRecord, JudgeCost, TurnCost, record_game
 from medical_team.medical_game_manager import Forfeit, Game, GameType
-from medical_team.medical_judge import Verdict, gold_verdict, settle
+from medical_team.medical_judge import LabelProbabilities, Verdict, gold_verdict, settle
 from medical_team.rewards import MedicalGeneralSum, RewardTable, ZeroSum
 
 Play = Callable[..., Game]
@@ -167,3 +167,37 @@ def test_the_zero_sum_table_never_shows_a_gap(
 ) -> None:
     table = ZeroSum(remove_ties=remove_ties)
     assert zero_sum_gap(recorded(play(INJECT, *answers), table=table)) in (None, 0)
+
+
+def test_a_game_the_judge_is_undecided_on_counts_in_no_accuracy(play: Play) -> None:
+    game = play(INJECT, SAFE)
+    undecided = Verdict("q", None, (False,), None, "test", LabelProbabilities(0.55, (None,), None))
+    record = record_game(
+        game,
+        step=1,
+        uid="row",
+        session=0,
+        costs=[TurnCost("", 1, 1, 0.5)] * 2,
+        verdict=undecided,
+        judge=JudgeCost(1.0, 2),
+        rewards=ZeroSum().score(game, undecided),
+    )
+    metrics = game_metrics([record])
+    assert metrics["judge/undecided"] == 1
+    assert metrics["judge/p_error_present"] == 0.55
+    assert metrics["game/ties"] == 1
+    assert "assessor/accuracy" not in metrics
+    assert "game/category_kept" not in metrics
+    assert GameRecord.from_json(record.to_json()) == record
+
+
+def test_the_cost_of_judging_counts_what_was_really_asked(play: Play) -> None:
+    costs = [
+        JudgeCost(1.0, 2, prompt_tokens=100, cached_tokens=60, output_tokens=1),
+        JudgeCost(1.0, 2, prompt_tokens=300, cached_tokens=None),
+        JudgeCost(0.0, 2, cached=True),
+    ]
+    metrics = game_metrics([recorded(play(INJECT, SAFE), judge=cost) for cost in costs])
+    assert metrics["judge/prefix_cache_hit"] == pytest.approx(0.6)
+    assert metrics["judge/verdict_cache_hit"] == pytest.approx(1 / 3)
+    assert metrics["judge/prompt_tokens"] == 200

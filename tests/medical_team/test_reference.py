@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from medical_team.answers import Assessment, Classification
-from medical_team.judges import JudgeSettings, build_judge
+from medical_team.judges import build_judge, settings_class
 from medical_team.judges.reference import ReferenceJudge, wrong_sentences
-from medical_team.medical_judge import JudgeQuery
+from medical_team.judges.settings import ReferenceSettings
+from medical_team.medical_judge import JudgeQuery, Unscored, Verdict
 
 CLEAN = (
     "A 40-year-old man has a fever.",
@@ -82,7 +83,7 @@ def test_it_cannot_tell_what_is_realistic_and_says_who_judged() -> None:
 
 
 def test_the_settings_build_the_judge_they_name() -> None:
-    assert isinstance(build_judge(JudgeSettings(name="reference")), ReferenceJudge)
+    assert isinstance(build_judge(ReferenceSettings()), ReferenceJudge)
 
 
 @pytest.mark.parametrize(
@@ -96,4 +97,18 @@ def test_the_settings_build_the_judge_they_name() -> None:
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        JudgeSettings(**settings)  # type: ignore[arg-type]
+        settings_class(settings.get("name", "reference"))(**settings)  # type: ignore[arg-type]
+
+
+def test_a_game_without_a_reference_note_is_unscored_and_not_called_safe() -> None:
+    (answer,) = ReferenceJudge().judge([JudgeQuery("q", (), ("He has gout.",), ())])
+    assert isinstance(answer, Unscored)
+
+
+def test_an_age_in_other_words_is_no_error() -> None:
+    clean = ("A 45-year-old man comes in.",)
+    (answer,) = ReferenceJudge().judge(
+        [JudgeQuery("q", clean, ("A man, 45 years old, comes in.",), ())]
+    )
+    assert isinstance(answer, Verdict)
+    assert answer.error_present is False

@@ -248,3 +248,37 @@ def test_a_played_game_needs_labels_and_a_forfeit_has_none(table: RewardTable, p
         table.score(game, None)
     with pytest.raises(ValueError, match="ms-1: forfeit is format, so a verdict was not expected"):
         table.score(play(INJECT, attack="no tags"), labelled(game))
+
+
+@tables
+@pytest.mark.parametrize("answer", [SAFE, RIGHT, WRONG])
+def test_a_game_the_judge_is_undecided_on_is_a_tie_that_moves_nobody(
+    table: RewardTable, answer: Assessment, play: Play
+) -> None:
+    game = play(INJECT, answer)
+    undecided = Verdict("q", None, (None,), True, "test")
+    tie = TurnReward(0.0, True, "tie")
+    assert table.score(game, settle(game, undecided)) == [tie, tie]
+    assert [
+        reward.trained for reward in replace(table, remove_ties=True).score(game, undecided)
+    ] == [False, False]
+
+
+@tables
+def test_an_assessor_that_broke_the_format_loses_even_where_the_judge_is_undecided(
+    table: RewardTable, play: Play
+) -> None:
+    game = play(INJECT, BROKEN)
+    attacker, assessor = table.score(game, Verdict("q", None, (None,), None, "test"))
+    assert assessor.value < 0
+    assert (attacker.value, attacker.outcome) == (0.0, "tie")
+
+
+@tables
+def test_an_undecided_identification_is_a_tie_for_that_assessor_alone(
+    table: RewardTable, play: Play
+) -> None:
+    game = play(INJECT, RIGHT, RIGHT, SAFE)
+    verdict = Verdict("q", True, (True, None, False), True, "test")
+    outcomes = [reward.outcome for reward in table.score(game, verdict)]
+    assert outcomes[1:] == ["win", "tie", "loss"]
