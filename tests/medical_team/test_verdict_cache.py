@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from medical_team.answers import Assessment, Classification
+from medical_team.judges.cache import VerdictCache, cached
+from medical_team.judges.settings import ReferenceSettings, TransformersSettings
+from medical_team.medical_judge import (
+    Judge,
+    JudgeError,
+    Judgement,
+    JudgeQuery,
+    JudgeUnavailableError,
+    JudgeUsage,
+    LabelProbabilities,
+    Unscored,
+    Verdict,
+)
+
+SAFE = Assessment(Classification.SAFE, None, None)
+HARMFUL = Assessment(Classification.HARMFUL, 0, "He is well.")
+
+
+class CountingJudge:
+    """Remembers what it was asked; says nothing of the notes in ``refused``."""
+
+    name = "counting"
+
+    def __init__(self, fingerprint: str = "1", refused: Sequence[str] = ()) -> None:
+        self.fingerprint = fingerprint
+        self.asked: list[str] = []
+        self._refused = refused
+
+    def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
+        self.asked += [query.query_id for query in queries]
+        return [
+            Unscored(query.query_id, "refused")
+            if query.note[0] in self._refused
+            else Verdict(
+                query.query_id,
+                "ill" in query.note[0],
+                (None,) * len(query.assessments),
+                True,
+                self.name,
+                LabelProbabilities(0.75, (None,) * len(query.assessments), 0.5),
+                JudgeUsage(10, 4, 1),
+            )
+            for query in queries
+        ]
+
+    def close(self) -> None:
+        pass
+
+
+class BrokenJudge(CountingJudge):
+    def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
+        raise JudgeUnavailableError("gone", super().judge(queries[:1]))
+
+
+def query(query_id: str, note: str = "He is ill.", answer: Assessment = SAFE) -> JudgeQuery:
+    return JudgeQuery(query_id, ("He is well.",), (note,), (answer,))
+
+
+def with_cache(judge: Judge, **settings: object) -> Judge:
+    (wrapped,) = cached([judge], ReferenceSettings(**settings))  # type: ignore[arg-type]
+    return wrapped
+
+
+def by_id(judgements: Sequence[Judgement]) -> dict[str, Judgement]:
+    return {one.query_id: one for one in judgements}
+
+
+def test_the_same_question_is_asked_once() -> None:
+    judge = CountingJudge()
+    wrapped = with_cache(judge)
+    first = by_id(wrapped.judge([query("a")]))["a"]
+    again = by_id(wrapped.judge([query("b")]))["b"]
+    assert judge.asked == ["a"]
+    assert isinstance(first, Verdict) and isinstance(again, Verdict)
+    assert (first.cached, again.cached) == (False, True)
+    assert again.error_present and again.probabilities == first.probabilities
+    assert again.usage == JudgeUsage()  # it took nothing this time
+
+
+def test_equal_questions_in_one_batch_are_asked_once() -> None:
+    judge = CountingJudge()
+    answers = by_id(with_cache(judge).judge([query("a"), query("b"), query("c", "He is well.")]))
+    assert judge.asked == ["a", "c"]
+    assert sorted(answers) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        query("b", "He is dead."),
+        query("b", answer=HARMFUL),
+        JudgeQuery("b", (), ("He is ill.",), (SAFE,)),
+    ],
+)
+def test_another_note_answer_or_reference_is_another_question(other: JudgeQuery) -> None:
+    judge = CountingJudge()
+    wrapped = with_cache(judge)
+    wrapped.judge([query("a")])
+    wrapped.judge([other])
+    assert judge.asked == ["a", "b"]
+
+
+def test_a_failure_is_never_remembered() -> None:
+    judge = CountingJudge(refused=["He is ill."])
+    wrapped = with_cache(judge)
+    for _ in range(2):
+        assert isinstance(wrapped.judge([query("a"), query("b")])[0], Unscored)
+    assert judge.asked == ["a", "a"]
+
+
+def test_what_was_answered_before_an_outage_is_kept_and_handed_on() -> None:
+    judge = BrokenJudge()
+    wrapped = with_cache(judge)
+    with pytest.raises(JudgeUnavailableError) as caught:
+        wrapped.judge([query("a"), query("b"), query("c", "He is well.")])
+    assert sorted(one.query_id for one in caught.value.answered) == ["a", "b"]
+    assert [one.query_id for one in wrapped.judge([query("d")])] == ["d"]
+    assert judge.asked == ["a"]
+
+
+def test_verdicts_outlive_the_process_in_a_file_and_do_not_cross_judges(tmp_path: Path) -> None:
+    file = tmp_path / "cache" / "verdicts.sqlite"
+    first, second, other = CountingJudge("1"), CountingJudge("1"), CountingJudge("2")
+    for judge in (first, second, other):
+        wrapped = with_cache(judge, cache_file=str(file))
+        (answer,) = wrapped.judge([query("a")])
+        assert isinstance(answer, Verdict)
+        assert answer.probabilities == LabelProbabilities(0.75, (None,), 0.5)
+        wrapped.close()
+    assert (first.asked, second.asked, other.asked) == (["a"], [], ["a"])
+
+
+def test_another_threshold_is_another_verdict(tmp_path: Path) -> None:
+    file = str(tmp_path / "verdicts.sqlite")
+    judge = CountingJudge()
+    for threshold in (0.5, 0.9, 0.5):
+        settings = TransformersSettings(model="m", threshold=threshold, cache_file=file)
+        (wrapped,) = cached([judge], settings)
+        wrapped.judge([query("a")])
+        wrapped.close()
+    assert judge.asked == ["a", "a"]
+
+
+def test_no_cache_is_no_wrapper() -> None:
+    judge = CountingJudge()
+    assert with_cache(judge, cache_size=0) is judge
+
+
+def test_the_memory_is_bounded() -> None:
+    judge = CountingJudge()
+    wrapped = with_cache(judge, cache_size=2)
+    for note in ("1", "2", "3", "1"):
+        wrapped.judge([query("a", note)])
+    assert len(judge.asked) == 4
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text("Text ID,Text\n" * 200)
+    with pytest.raises(JudgeError, match=r"notes\.csv"):
+        VerdictCache(1, file)
+
+
+def test_threads_share_a_cache(tmp_path: Path) -> None:
+    cache = VerdictCache(10, tmp_path / "verdicts.sqlite")
+    verdict = Verdict("a", True, (), None, "judge")
+
+    def use(number: int) -> bool:
+        cache.put(str(number % 20), verdict)
+        return cache.get(str(number % 20)) is not None
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(use, range(400)))
+    cache.close()
