@@ -7,12 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
+from medical_team.calibration.record import read_calibration, summary_lines
 from medical_team.game_metrics import detection
 from medical_team.game_record import GameRecord
 from medical_team.medical_game_manager import GameType, Role
+
+CALIBRATION = "judge_calibration.json"  # the calibration's copy in a run's folder
 
 _TRAINED = (
     ("attacker/reward", "attacker reward"),
@@ -26,6 +30,7 @@ _TRAINED = (
     ("game/forfeit", "forfeits"),
     ("game/ties", "ties"),
     ("game/category_kept", "attacks that hold an error"),
+    ("judge/unscored", "games the judge left unscored"),
 )
 
 
@@ -78,6 +83,8 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
             console.print(line, highlight=False)
     else:
         console.print("Validated less than twice, so there is no comparison.")
+    for line in _judge_lines(folder):
+        console.print(line, highlight=False)
     played = sum(int(step["game/count"]) for step in steps)
     counted = (
         f"{len(steps)} steps, {played} games"
@@ -149,6 +156,17 @@ def _verdicts(first: Sequence[GameRecord], last: Sequence[GameRecord]) -> Iterat
             continue
         rose = "rose" if after > before else "did NOT rise"
         yield f"The assessor's validation reward {what} {rose}: {before:.3f} -> {after:.3f}."
+
+
+def _judge_lines(folder: Path) -> list[str]:
+    """How far the labels can be trusted."""
+    if not (folder / "config.yaml").is_file():
+        return []
+    judge = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["judge"]
+    found = folder / CALIBRATION
+    calibration = read_calibration(found) if found.is_file() else None
+    model = f" ({judge['model']})" if judge.get("model") else ""
+    return [f"Judge: {judge['name']}{model}", *summary_lines(calibration)]
 
 
 def _reward(games: Sequence[GameRecord]) -> float | None:

@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from medical_team.answers import Assessment, Classification
+from medical_team.calibration.record import read_calibration, summary_lines
 from medical_team.game_metrics import game_metrics
 from medical_team.game_record import GameRecord, JudgeCost, TurnCost, record_game
 from medical_team.medical_game_manager import Game, GameType
 from medical_team.medical_judge import gold_verdict
-from medical_team.report.summary import print_summary, read_games, read_metrics
+from medical_team.report.summary import CALIBRATION, print_summary, read_games, read_metrics
 from medical_team.rewards import ZeroSum
 
 Play = Callable[..., Game]
@@ -61,7 +62,7 @@ def trained(folder: Path, games: Sequence[GameRecord], steps: int = 2) -> None:
     step = {"training/global_step": 1, **game_metrics(games)}
     write_metrics(folder, [{"val-core/acc": 0.5}, *([step] * steps)])
     write_games(folder / "games" / "train" / "step_000001.jsonl", games)
-    (folder / "config.yaml").write_text("{}\n")
+    (folder / "config.yaml").write_text("judge: {name: transformers, model: some/judge}\n")
 
 
 def printed(folder: Path) -> str:
@@ -151,3 +152,22 @@ def test_a_line_that_is_no_game_is_named(tmp_path: Path, make: MakeGame) -> None
     path.write_text(path.read_text() + '{"step": 1}\n')
     with pytest.raises(ValueError, match=r"step_000001.jsonl, line 2: the game record lacks"):
         read_games(path)
+
+
+def test_the_summary_names_the_judge_and_says_that_nobody_calibrated_it(
+    tmp_path: Path, make: MakeGame
+) -> None:
+    trained(tmp_path, [make(HARMFUL, RIGHT)])
+    text = printed(tmp_path)
+    assert "Judge: transformers (some/judge)" in text
+    assert "the judge's labels may be noise" in " ".join(text.split())
+
+
+def test_the_summary_says_how_often_the_judge_errs(tmp_path: Path, make: MakeGame) -> None:
+    calibration = Path(__file__).parents[2] / "data" / "sample" / "judge_reference.json"
+    trained(tmp_path, [make(HARMFUL, RIGHT)])
+    (tmp_path / CALIBRATION).write_text(calibration.read_text())
+    text = printed(tmp_path)
+    assert "the judge's labels may be noise" not in text
+    for line in summary_lines(read_calibration(calibration)):
+        assert line.split()[0] in text

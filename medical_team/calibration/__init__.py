@@ -1,0 +1,1 @@
+"""How often a judge errs: measured on MEDEC's gold pairs, kept in a file, shown with every run."""
