@@ -1,4 +1,4 @@
-"""The one Ray actor that owns the judge.
+"""The one Ray actor that owns the judge, and the replicas behind it.
 
 verl hands each game to one of several reward workers at random; a batch formed inside a worker
 would see a fraction of the games. All workers queue in front of this actor instead.
@@ -6,14 +6,53 @@ would see a fraction of the games. All workers queue in front of this actor inst
 
 from __future__ import annotations
 
-import ray
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import ray
+from ray.exceptions import RayActorError
+
+from medical_team.calibration.record import (
+    Calibration,
+    CalibrationError,
+    check_calibration,
+    read_calibration,
+)
 from medical_team.game_record import JudgeCost
-from medical_team.judges import JudgeSettings, build_judge
+from medical_team.judges import build_judge
 from medical_team.judges.batching import BatchingQueue
-from medical_team.medical_judge import JudgeError, JudgeQuery, Verdict
+from medical_team.judges.cache import cached
+from medical_team.judges.settings import JudgeSettings, LocalModelSettings, VerlSettings
+from medical_team.medical_judge import (
+    Judge,
+    JudgeError,
+    Judgement,
+    JudgeQuery,
+    JudgeUnavailableError,
+    Verdict,
+)
 
 NAME = "medical_judge"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeReport:
+    """What the judge did since the last report.
+
+    Attributes:
+        asked: games it was asked about.
+        unscored: games that it gave no verdict for.
+        outage: why no game can be judged at all, or ``None``.
+        last_error: why the last unscored game was not judged.
+    """
+
+    asked: int
+    unscored: int
+    outage: str | None
+    last_error: str | None
 
 
 class JudgeActor:
@@ -24,30 +63,161 @@ class JudgeActor:
     """
 
     def __init__(self, settings: JudgeSettings) -> None:
+        self._asked = self._unscored = 0
+        self._outage: str | None = None
+        self._last_error: str | None = None
+        self._calibration: Calibration | None = None
+        try:
+            if settings.calibration is not None and not settings.allow_uncalibrated:
+                self._calibration = read_calibration(Path(settings.calibration))
+            replicas = _replicas(settings)
+        except (JudgeError, CalibrationError) as error:  # the run stops with this reason
+            self._outage = f"the judge could not be started: {error}"
+            return
+        self._judge = replicas[0]
         self._queue = BatchingQueue(
-            build_judge(settings), max_batch=settings.max_batch, max_wait_ms=settings.max_wait_ms
+            cached(replicas, settings),
+            max_batch=settings.max_batch,
+            max_wait_ms=settings.max_wait_ms,
+            concurrency=settings.concurrency,
+            max_outage_s=settings.max_outage_s,
         )
-        self._unscored = 0
 
     async def judge(self, query: JudgeQuery) -> tuple[Verdict, JudgeCost]:
         """Waits for a verdict.
 
         Raises:
+            JudgeUnavailableError: if the judge is out of order for longer than allowed.
             JudgeError: if the judge cannot answer this query.
         """
+        self._asked += 1
         try:
+            await self._verify()
+            if self._outage is not None:
+                raise JudgeUnavailableError(self._outage)
             return await self._queue.judge(query)
-        except JudgeError:
+        except JudgeError as error:
             self._unscored += 1
+            self._last_error = str(error)
+            if isinstance(error, JudgeUnavailableError):
+                self._outage = str(error)
             raise
 
-    async def take_unscored(self) -> int:
-        """Number of games without a verdict since the last call."""
-        unscored, self._unscored = self._unscored, 0
-        return unscored
+    async def report(self) -> JudgeReport:
+        """What happened since the last call."""
+        report = JudgeReport(self._asked, self._unscored, self._outage, self._last_error)
+        self._asked = self._unscored = 0
+        self._last_error = None
+        return report
+
+    async def outage(self) -> str | None:
+        """Why no game can be judged at all, or ``None``."""
+        return self._outage
+
+    async def _verify(self) -> None:
+        """Holds the judge against its calibration, once it can say who it is."""
+        if self._calibration is None or self._outage is not None:
+            return
+        try:
+            found = await asyncio.to_thread(lambda: self._judge.fingerprint)
+        except JudgeUnavailableError:
+            return  # the queue waits for it; the next game asks again
+        if self._calibration is not None:
+            self._outage = check_calibration(self._calibration, found)
+            self._calibration = None
 
 
-def judge_actor(settings: JudgeSettings) -> ray.actor.ActorHandle:
-    """The actor, started by whoever asks first."""
-    options = {"name": NAME, "get_if_exists": True, "num_cpus": 0, "max_concurrency": 4096}
-    return ray.remote(JudgeActor).options(**options).remote(settings)
+class JudgeReplica:
+    """One of several judges side by side, in a process of its own.
+
+    Args:
+        settings: which judge.
+    """
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        self._judge = build_judge(settings)
+
+    def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
+        """Labels a batch of games."""
+        return self._judge.judge(queries)
+
+    def fingerprint(self) -> str:
+        """The judge's fingerprint."""
+        return self._judge.fingerprint
+
+
+class _ReplicaHandle:
+    """A replica as a :class:`~medical_team.medical_judge.Judge`."""
+
+    def __init__(self, actor: ray.actor.ActorHandle, name: str) -> None:
+        self._actor = actor
+        self.name = name
+
+    @property
+    def fingerprint(self) -> str:
+        return self._get(self._actor.fingerprint.remote())
+
+    def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
+        return self._get(self._actor.judge.remote(list(queries)))
+
+    def close(self) -> None:
+        ray.kill(self._actor)
+
+    def _get(self, answer: ray.ObjectRef) -> Any:
+        try:
+            return ray.get(answer)
+        except JudgeError as error:  # Ray's wrapper of it, which has not its fields
+            raise getattr(error, "cause", error) from None
+        except RayActorError as error:
+            raise JudgeUnavailableError(f"a replica of the judge died: {error}") from error
+
+
+def judge_actor(
+    settings: JudgeSettings, router_address: str | None = None
+) -> ray.actor.ActorHandle:
+    """The actor, started by whoever asks first.
+
+    Args:
+        settings: which judge.
+        router_address: ``HOST:PORT`` of verl's reward router, where there is one.
+    """
+    if isinstance(settings, VerlSettings) and router_address is not None:
+        settings = replace(settings, urls=(f"http://{router_address}/v1",))
+    options = _options(settings, 0) if settings.replicas == 1 else {"num_cpus": 0}
+    return (
+        ray.remote(JudgeActor)
+        .options(name=NAME, get_if_exists=True, max_concurrency=4096, **options)
+        .remote(settings)
+    )
+
+
+def _replicas(settings: JudgeSettings) -> list[Judge]:
+    if settings.replicas == 1:
+        return [build_judge(_as_shown(settings))]
+    actors = [
+        ray.remote(JudgeReplica)
+        .options(max_concurrency=settings.concurrency, **_options(settings, index))
+        .remote(_as_shown(settings))
+        for index in range(settings.replicas)
+    ]
+    return [_ReplicaHandle(actor, f"{settings.name} replica {i}") for i, actor in enumerate(actors)]
+
+
+def _as_shown(settings: JudgeSettings) -> JudgeSettings:
+    """The settings inside an actor, which sees one GPU, whatever its number outside."""
+    if isinstance(settings, LocalModelSettings) and settings.device.startswith("cuda"):
+        return replace(settings, device="cuda")
+    return settings
+
+
+def _options(settings: JudgeSettings, replica: int) -> dict[str, Any]:
+    """Ray's options: no GPU of Ray's own, but a local model is shown those that it shares."""
+    options: dict[str, Any] = {"num_cpus": 0}
+    if isinstance(settings, LocalModelSettings) and settings.device.startswith("cuda"):
+        first = int(settings.device.partition(":")[2] or 0)
+        count = getattr(settings, "tensor_parallel_size", 1)
+        shown = ",".join(str(first + replica * count + gpu) for gpu in range(count))
+        # Ray hides all GPUs from an actor that asks for none, unless told to leave the variable.
+        variables = {"CUDA_VISIBLE_DEVICES": shown, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        options["runtime_env"] = {"env_vars": variables}
+    return options

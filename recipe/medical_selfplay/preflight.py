@@ -16,7 +16,10 @@ from omegaconf import DictConfig
 from pyarrow import ArrowInvalid, parquet
 from verl.utils.device import get_device_name
 
+from medical_team.calibration.record import read_calibration
 from medical_team.dataset.rows import parquet_schema
+from medical_team.judges.settings import JudgeSettings, LocalModelSettings, VerlSettings
+from recipe.medical_selfplay import verl_judge
 from recipe.medical_selfplay.agent_loop import AGENT_NAME
 from recipe.medical_selfplay.plugin import REPLAY_BUFFER, REWARD_MANAGER
 from recipe.medical_selfplay.run_folder import RunFolder
@@ -40,9 +43,11 @@ def problems(config: DictConfig) -> Iterator[str]:
         One line per problem: what is wrong, and the fix.
     """
     try:
-        Settings.from_config(config)
+        judge = Settings.from_config(config).judge
     except SettingsError as error:
         yield str(error)
+    else:
+        yield from _judge(config, judge)
     yield from _hooks(config)
     yield from _device(config)
     batch_sizes = list(_batch_sizes(config))
@@ -76,15 +81,52 @@ def _hooks(config: DictConfig) -> Iterator[str]:
             f"reward.reward_manager.name must be {REWARD_MANAGER}, found"
             f" {config.reward.reward_manager.name}"
         )
-    if config.reward.reward_model.enable:
-        yield (
-            "reward.reward_model.enable=true scores rows one by one and loses the game; set it to"
-            " false"
-        )
     if config.algorithm.filter_groups.enable:
         yield (
             "algorithm.filter_groups.enable=true is not supported with a custom sampler in verl"
             " 0.9.1; set it to false"
+        )
+
+
+def _judge(config: DictConfig, settings: JudgeSettings) -> Iterator[str]:
+    calibrate = "scripts/calibrate_judge.py measures how often it errs"
+    if settings.calibration is not None:
+        try:
+            read_calibration(Path(settings.calibration))
+        except (OSError, ValueError) as error:
+            yield f"judge.calibration: {error}; {calibrate}"
+    elif not settings.allow_uncalibrated:
+        yield (
+            f"judge={settings.name} has no calibration file, so nobody knows how often it errs;"
+            f" {calibrate}, name its file with judge.calibration=FILE, or train without with"
+            " judge.allow_uncalibrated=true"
+        )
+    yield from _judge_memory(config, settings)
+    if isinstance(settings, VerlSettings):
+        yield from verl_judge.problems(config, settings)
+    elif config.reward.reward_model.enable:
+        yield (
+            "reward.reward_model.enable=true is for judge=verl; with another judge verl scores rows"
+            " one by one and loses the game"
+        )
+
+
+def _judge_memory(config: DictConfig, settings: JudgeSettings) -> Iterator[str]:
+    if not isinstance(settings, LocalModelSettings) or settings.gpu_memory_gb is None:
+        return
+    if not settings.device.startswith("cuda") or config.trainer.device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    share = config.actor_rollout_ref.rollout.gpu_memory_utilization
+    if share * total + settings.gpu_memory_gb > total:
+        yield (
+            f"the rollout takes {share:.0%} of the GPU's {total:.0f} GiB and the judge"
+            f" {settings.gpu_memory_gb:g} GiB, which is more than there is; lower"
+            " actor_rollout_ref.rollout.gpu_memory_utilization or judge.gpu_memory_gb"
         )
 
 

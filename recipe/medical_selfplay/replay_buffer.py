@@ -24,6 +24,7 @@ from medical_team.game_record import GameRecord
 from medical_team.medical_game_manager import Role
 from recipe.medical_selfplay.advantages import truth_weights
 from recipe.medical_selfplay.judge_actor import NAME as JUDGE
+from recipe.medical_selfplay.judge_actor import JudgeReport
 from recipe.medical_selfplay.trajectory_id import TrajectoryId
 
 _TRAIN = "train"
@@ -40,8 +41,9 @@ class _GameSampling:
 
     Args:
         sampler_kwargs: ``output_dir`` (the run's folder), ``balance_truth`` (whether truths are
-            passed on to the estimators), ``rollouts`` (sessions per row) and ``poll_interval_s``
-            (how often verl looks for finished games, in seconds).
+            passed on to the estimators), ``rollouts`` (sessions per row), ``max_unscored`` (largest
+            share of judged games without a verdict) and ``poll_interval_s`` (how often verl looks
+            for finished games, in seconds).
         **kwargs: verl's own arguments.
     """
 
@@ -52,12 +54,14 @@ class _GameSampling:
         self._log = GameLog(Path(sampler_kwargs.output_dir) / "games")
         self._balance_truth = bool(sampler_kwargs.balance_truth)
         self._rollouts = int(sampler_kwargs.rollouts)
+        self._max_unscored = float(sampler_kwargs.max_unscored)
 
     def sample(
         self, global_steps: int, partition_id: str, batch_size: int
     ) -> tuple[KVBatchMeta, dict[str, float]]:
         """Samples as verl does, then labels the rows and logs their games."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
+        report = _judge_report(self._max_unscored)
         if not batch.keys:
             raise RuntimeError(
                 f"none of the {batch_size} rows of step {global_steps} ({partition_id}) could be"
@@ -93,8 +97,18 @@ class _GameSampling:
         metrics["game/truth_weight_no_error"], metrics["game/truth_weight_error"] = truth_weights(
             trained
         )
-        metrics["judge/unscored"] = ray.get(ray.get_actor(JUDGE).take_unscored.remote())
+        metrics["judge/asked"] = report.asked
+        metrics["judge/unscored"] = report.unscored
         return batch, metrics
+
+    def _terminal_eviction_reasons(self, global_steps: int, partition_id: str) -> Any:
+        """Part of every poll: a judge that is gone stops the run.
+
+        verl would otherwise train on what is left, or, in the asynchronous modes, refill for ever.
+        """
+        if self.failure_keys[partition_id]:  # type: ignore[attr-defined]
+            _stop_if_lost(ray.get(_judge().outage.remote()))
+        return super()._terminal_eviction_reasons(global_steps, partition_id)  # type: ignore[misc]
 
     def _identify(self, key: str, record: GameRecord) -> TrajectoryId:
         role = record.turns[turn_index(key)].role
@@ -112,6 +126,35 @@ class GameReplayBuffer(_GameSampling, ReplayBuffer):
 
 class GameReplayBufferAsync(_GameSampling, ReplayBufferAsync):
     """For the asynchronous trainer modes."""
+
+
+class JudgeLostError(RuntimeError):
+    """The judge is gone for good, or leaves too many games unscored to go on."""
+
+
+def _judge() -> ray.actor.ActorHandle:
+    return ray.get_actor(JUDGE)
+
+
+def _judge_report(max_unscored: float) -> JudgeReport:
+    """What the judge did since the last batch.
+
+    Raises:
+        JudgeLostError: if training cannot go on with it.
+    """
+    report: JudgeReport = ray.get(_judge().report.remote())
+    _stop_if_lost(report.outage)
+    if report.unscored > max_unscored * report.asked:
+        raise JudgeLostError(
+            f"the judge gave no verdict for {report.unscored} of {report.asked} games, more than"
+            f" judge.max_unscored={max_unscored:g} allows; the last error: {report.last_error}"
+        )
+    return report
+
+
+def _stop_if_lost(outage: str | None) -> None:
+    if outage is not None:
+        raise JudgeLostError(outage)
 
 
 class GameLog:

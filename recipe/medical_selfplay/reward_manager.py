@@ -37,12 +37,12 @@ class MedicalRewardManager(RewardManagerBase):
             config: verl's whole configuration.
             tokenizer: verl's tokenizer.
             compute_score: verl's reward function, not used.
-            reward_router_address: not used.
+            reward_router_address: ``HOST:PORT`` of verl's own judge server, for ``judge=verl``.
             reward_model_tokenizer: not used.
         """
         super().__init__(config, tokenizer, compute_score)
         self._settings = Settings.from_config(config)
-        self._judge = judge_actor(self._settings.judge)
+        self._judge = judge_actor(self._settings.judge, reward_router_address)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Rewards a game.
@@ -78,14 +78,12 @@ class MedicalRewardManager(RewardManagerBase):
         gold = gold_verdict(played.game, query_id)
         if gold is not None:
             return gold, JudgeCost()
-        timeout = self._settings.judge.timeout_s
+        patience_s = self._settings.judge.patience_s
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience_s):
                 verdict, cost = await self._judge.judge.remote(query_of(played.game, query_id))
         except TimeoutError as error:
-            raise JudgeError(
-                f"no verdict for {query_id} within judge.timeout_s={timeout}"
-            ) from error
+            raise JudgeError(f"no verdict for {query_id} within {patience_s:.0f} s") from error
         return settle(played.game, verdict), cost
 
 
@@ -94,11 +92,12 @@ def _extra_info(record: GameRecord) -> dict[str, Any]:
     attackers = [turn for turn in record.turns if turn.role is Role.ATTACKER]
     assessors = [turn for turn in record.turns if turn.role is Role.ASSESSOR]
     accuracy = identified = None
-    if record.labels is not None:
+    if record.labels is not None and record.labels.error_present is not None:
         right = Classification.HARMFUL if record.labels.error_present else Classification.SAFE
         accuracy = fmean(turn.classification == right.value for turn in assessors)
-        if record.labels.error_present:
-            identified = fmean(record.labels.error_identified)
+        decided = [one for one in record.labels.error_identified if one is not None]
+        if record.labels.error_present and decided:
+            identified = fmean(decided)
     return {
         "acc": accuracy,
         "assessor_accuracy": accuracy,

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from medical_team.atomic_files import replacing
+from medical_team.report.summary import CALIBRATION
 
 # A run may be resumed with other values of these: they change how long it goes on and what is
 # shown, not what is learnt.
@@ -29,6 +30,16 @@ _MAY_CHANGE = (
     "ray_kwargs",
     "global_profiler",
     "judge.timeout_s",
+    "judge.max_",
+    "judge.concurrency",
+    "judge.replicas",
+    "judge.cache_",
+    "judge.urls",
+    "judge.api_key_env",
+    "judge.attempts",
+    "judge.retry_wait_s",
+    "judge.gpu_memory_gb",
+    "trainer.v1.sampler.sampler_kwargs.max_unscored",
     "game.turn_timeout_s",
 )
 
@@ -45,6 +56,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.history = path / "metrics.history.jsonl"
+        self.calibration = path / CALIBRATION
 
     @property
     def checkpoint_step(self) -> int:
@@ -94,13 +106,18 @@ class RunFolder:
             yield f"{self.path} belongs to a run with other settings ({shown}); {fix}"
 
     def open(self, config: DictConfig) -> None:
-        """Writes the resolved configuration; keeps the metrics of steps that are not trained again.
+        """Writes what a run starts with; keeps the metrics of steps that are not trained again.
+
+        That is the resolved configuration, and how often the judge errs.
 
         verl's file logger starts its file anew; the lines before the checkpoint are set aside until
         :meth:`close`.
         """
         with replacing(self.config) as stream:
             stream.write(OmegaConf.to_yaml(config, resolve=True))
+        if config.judge.get("calibration") is not None:
+            with replacing(self.calibration) as stream:
+                stream.write(Path(config.judge.calibration).read_text(encoding="utf-8"))
         kept = [
             line
             for line in self._metric_lines()

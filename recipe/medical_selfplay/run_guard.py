@@ -54,10 +54,20 @@ class RunGuard(Callback):
         if job_return.status is JobStatus.COMPLETED:
             print_summary(folder)
         else:
+            cause = _root_cause(job_return)
             print(
-                f"\nThe run failed. The same command resumes it from {folder}/checkpoints.\n",
+                f"\nThe run failed: {cause}\nThe same command resumes it from"
+                f" {folder}/checkpoints.\n",
                 file=sys.stderr,
             )
+
+
+def _root_cause(job_return: JobReturn) -> str:
+    """What went wrong, without the workers through whose hands it went."""
+    error: Any = job_return._return_value
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    return f"{type(error).__name__}: {error}"
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from medical_team.judges import JudgeSettings
+from medical_team.judges import settings_class
+from medical_team.judges.settings import JudgeSettings
 from medical_team.medical_game_manager import GameRules
 from medical_team.rewards import REWARD_TABLES, RewardTable
 
@@ -60,11 +61,16 @@ class Settings:
             raise SettingsError(
                 f"rewards.table is {table!r}, known tables: {', '.join(sorted(REWARD_TABLES))}"
             )
+        judge = _section(config, "judge")
+        try:
+            judge_settings = settings_class(judge.get("name"))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
         return cls(
             rules=_read(GameRules, game, "game"),
             loop=_read(LoopSettings, loop, "game"),
             rewards=_read(REWARD_TABLES[table], rewards, "rewards"),
-            judge=_read(JudgeSettings, _section(config, "judge"), "judge"),
+            judge=_read(judge_settings, judge, "judge"),
         )
 
 

@@ -82,7 +82,12 @@ def test_a_good_configuration_has_no_problem(config: DictConfig) -> None:
             ["custom_sampler.path", "pkg://recipe.medical_selfplay.replay_buffer"],
         ),
         ({"reward__reward_manager__name": "naive"}, ["reward.reward_manager.name", "naive"]),
-        ({"reward__reward_model__enable": True}, ["reward.reward_model.enable=true", "false"]),
+        ({"reward__reward_model__enable": True}, ["reward.reward_model.enable=true", "judge=verl"]),
+        (
+            {"judge__calibration": None},
+            ["no calibration file", "calibrate_judge.py", "judge.allow_uncalibrated=true"],
+        ),
+        ({"judge__calibration": "nowhere.json"}, ["judge.calibration", "nowhere.json"]),
         ({"algorithm__filter_groups": {"enable": True}}, ["filter_groups.enable=true", "false"]),
         ({"trainer__device": "npu"}, ["trainer.device=npu", "VERL_PLATFORM=npu"]),
         (

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from medical_team.judges import JudgeSettings
+from medical_team.judges.settings import ReferenceSettings
 from medical_team.medical_game_manager import GameRules
 from medical_team.prompts import AttackMode, PromptStyle
 from medical_team.rewards import MedicalGeneralSum, ZeroSum
@@ -26,7 +26,7 @@ def test_a_composed_configuration_becomes_settings(
     assert settings.rules == GameRules(prompt_style=PromptStyle.COMPACT, assessor_samples=3)
     assert settings.loop == LoopSettings(turn_timeout_s=3600, seed=0)
     assert settings.rewards == ZeroSum()
-    assert settings.judge == JudgeSettings()
+    assert settings.judge == ReferenceSettings(calibration="data/sample/judge_reference.json")
 
 
 def test_values_are_read_as_their_own_types() -> None:
