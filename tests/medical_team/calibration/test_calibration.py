@@ -47,7 +47,7 @@ from medical_team.medical_judge import (
     Verdict,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NEGATIONS = {"no", "not", "without", "never", "none", "denies", "negative", "absent"}
 REFERENCE = ReferenceSettings()
 MODEL = TransformersSettings(model="scripted", device="cpu", max_batch=4, ask_realistic=False)
