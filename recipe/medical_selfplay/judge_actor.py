@@ -67,11 +67,12 @@ class JudgeActor:
         self._outage: str | None = None
         self._last_error: str | None = None
         self._calibration: Calibration | None = None
+        self._verifying = asyncio.Lock()
         try:
             if settings.calibration is not None and not settings.allow_uncalibrated:
                 self._calibration = read_calibration(Path(settings.calibration))
             replicas = _replicas(settings)
-        except (JudgeError, CalibrationError) as error:  # the run stops with this reason
+        except (JudgeError, CalibrationError) as error:
             self._outage = f"the judge could not be started: {error}"
             return
         self._judge = replicas[0]
@@ -84,24 +85,26 @@ class JudgeActor:
         )
 
     async def judge(self, query: JudgeQuery) -> tuple[Verdict, JudgeCost]:
-        """Waits for a verdict.
+        """Waits for a verdict; for ever once the judge is lost.
+
+        The trainer sees the outage and stops the run. If its games failed instead, each would print
+        a traceback of its own before the one message that counts.
 
         Raises:
-            JudgeUnavailableError: if the judge is out of order for longer than allowed.
             JudgeError: if the judge cannot answer this query.
         """
         self._asked += 1
         try:
             await self._verify()
-            if self._outage is not None:
-                raise JudgeUnavailableError(self._outage)
-            return await self._queue.judge(query)
+            if self._outage is None:
+                return await self._queue.judge(query)
+        except JudgeUnavailableError as error:
+            self._outage = str(error)
         except JudgeError as error:
             self._unscored += 1
             self._last_error = str(error)
-            if isinstance(error, JudgeUnavailableError):
-                self._outage = str(error)
             raise
+        return await asyncio.Future()
 
     async def report(self) -> JudgeReport:
         """What happened since the last call."""
@@ -116,13 +119,13 @@ class JudgeActor:
 
     async def _verify(self) -> None:
         """Holds the judge against its calibration, once it can say who it is."""
-        if self._calibration is None or self._outage is not None:
-            return
-        try:
-            found = await asyncio.to_thread(lambda: self._judge.fingerprint)
-        except JudgeUnavailableError:
-            return  # the queue waits for it; the next game asks again
-        if self._calibration is not None:
+        async with self._verifying:
+            if self._calibration is None or self._outage is not None:
+                return
+            try:
+                found = await asyncio.to_thread(lambda: self._judge.fingerprint)
+            except JudgeUnavailableError:
+                return  # the queue waits for it; the next game asks again
             self._outage = check_calibration(self._calibration, found)
             self._calibration = None
 

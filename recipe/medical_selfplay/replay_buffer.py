@@ -102,12 +102,8 @@ class _GameSampling:
         return batch, metrics
 
     def _terminal_eviction_reasons(self, global_steps: int, partition_id: str) -> Any:
-        """Part of every poll: a judge that is gone stops the run.
-
-        verl would otherwise train on what is left, or, in the asynchronous modes, refill for ever.
-        """
-        if self.failure_keys[partition_id]:  # type: ignore[attr-defined]
-            _stop_if_lost(ray.get(_judge().outage.remote()))
+        """Part of every poll: a judge that is gone stops the run, whose games wait for it."""
+        _stop_if_lost(ray.get(_judge().outage.remote()))
         return super()._terminal_eviction_reasons(global_steps, partition_id)  # type: ignore[misc]
 
     def _identify(self, key: str, record: GameRecord) -> TrajectoryId:
@@ -154,7 +150,9 @@ def _judge_report(max_unscored: float) -> JudgeReport:
 
 def _stop_if_lost(outage: str | None) -> None:
     if outage is not None:
-        raise JudgeLostError(outage)
+        raise JudgeLostError(
+            f"{outage} Once the judge is back the same command resumes at the last checkpoint."
+        )
 
 
 class GameLog:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from medical_team.judges.settings import (
     VerlSettings,
     VllmSettings,
 )
-from medical_team.medical_judge import JudgeError, JudgeQuery, JudgeUnavailableError
+from medical_team.medical_judge import JudgeError, JudgeQuery
 from recipe.medical_selfplay.judge_actor import JudgeReport, _options, judge_actor
 from recipe.medical_selfplay.replay_buffer import JudgeLostError, _judge_report
 
@@ -49,11 +50,12 @@ def actor() -> Iterator[Callable[..., ray.actor.ActorHandle]]:
     ray.kill(started[0])
 
 
-def ask(actor: ray.actor.ActorHandle, *query_ids: str) -> list[Any]:
-    def query(query_id: str) -> JudgeQuery:
-        safe = Assessment(Classification.SAFE, None, None)
-        return JudgeQuery(query_id, ("He has asthma.",), ("He has gout.",), (safe,))
+def query(query_id: str) -> JudgeQuery:
+    safe = Assessment(Classification.SAFE, None, None)
+    return JudgeQuery(query_id, ("He has asthma.",), ("He has gout.",), (safe,))
 
+
+def ask(actor: ray.actor.ActorHandle, *query_ids: str) -> list[Any]:
     answers = [actor.judge.remote(query(query_id)) for query_id in query_ids]
     found = []
     for answer in answers:
@@ -62,6 +64,16 @@ def ask(actor: ray.actor.ActorHandle, *query_ids: str) -> list[Any]:
         except JudgeError as error:
             found.append(error)
     return found
+
+
+def outage_of(actor: ray.actor.ActorHandle) -> str:
+    """Why the judge is lost, once a game has been put to it; the game itself waits for ever."""
+    actor.judge.remote(query("lost"))
+    end = time.monotonic() + 60
+    while (found := ray.get(actor.outage.remote(), timeout=60)) is None:
+        assert time.monotonic() < end, "the judge was never lost"
+        time.sleep(0.05)
+    return str(found)
 
 
 def closed_port() -> int:
@@ -95,21 +107,18 @@ def test_a_judge_that_cannot_be_reached_is_an_outage_that_stops_the_run(
     actor: Callable[..., ray.actor.ActorHandle],
 ) -> None:
     settings = unreachable()
-    handle = actor(settings)
-    assert all(isinstance(one, JudgeUnavailableError) for one in ask(handle, "a", "b"))
-    assert settings.urls[0] in ray.get(handle.outage.remote())
+    assert settings.urls[0] in outage_of(actor(settings))
     with pytest.raises(JudgeLostError, match="out of order"):
         _judge_report(max_unscored=1.0)
 
 
-def test_a_judge_that_cannot_be_made_says_why_to_every_game(
+def test_a_judge_that_cannot_be_made_stops_the_run_with_the_reason(
     actor: Callable[..., ray.actor.ActorHandle], tmp_path: Path
 ) -> None:
     missing = TransformersSettings(
         model=str(tmp_path / "nowhere"), device="cpu", allow_uncalibrated=True
     )
-    (answer,) = ask(actor(missing), "a")
-    assert "nowhere" in str(answer)
+    assert "nowhere" in outage_of(actor(missing))
     with pytest.raises(JudgeLostError, match="could not be started"):
         _judge_report(max_unscored=1.0)
 
@@ -123,10 +132,10 @@ def test_a_judge_with_another_ones_calibration_is_not_let_in_unless_told(
     file = tmp_path / "calibration.json"
     file.write_text(json.dumps(other))
     handle = actor(replace(REFERENCE, calibration=str(file), allow_uncalibrated=allow))
-    (answer,) = ask(handle, "a")
-    assert isinstance(answer, tuple) is judged
-    if not judged:
-        assert "another judge" in ray.get(handle.outage.remote())
+    if judged:
+        assert isinstance(ask(handle, "a")[0], tuple)
+    else:
+        assert "another judge" in outage_of(handle)
 
 
 def test_too_many_unscored_games_stop_the_run(
@@ -185,6 +194,4 @@ def test_verls_router_becomes_the_judges_url(
 ) -> None:
     port = closed_port()
     settings = VerlSettings(model="m", attempts=1, max_outage_s=0.2, allow_uncalibrated=True)
-    (answer,) = ask(actor(settings, f"127.0.0.1:{port}"), "a")
-    assert isinstance(answer, JudgeUnavailableError)
-    assert f"http://127.0.0.1:{port}/v1" in str(answer)
+    assert f"http://127.0.0.1:{port}/v1" in outage_of(actor(settings, f"127.0.0.1:{port}"))
