@@ -151,7 +151,8 @@ def _judge_report(max_unscored: float) -> JudgeReport:
 def _stop_if_lost(outage: str | None) -> None:
     if outage is not None:
         raise JudgeLostError(
-            f"{outage} Once the judge is back the same command resumes at the last checkpoint."
+            f"{outage.rstrip('.')}. Once the judge is back the same command resumes at the last"
+            " checkpoint."
         )
 
 
