@@ -45,7 +45,7 @@ from medical_team.judges.batching import BatchingQueue
 from medical_team.judges.reference import ReferenceJudge
 from medical_team.medec import read_medec
 from medical_team.medical_game_manager import Game, GameRules, GameType
-from medical_team.medical_judge import JudgeQuery, Verdict, query_of
+from medical_team.medical_judge import Judgement, JudgeQuery, query_of
 from medical_team.prompts import Message, PromptStyle
 
 if TYPE_CHECKING:
@@ -187,10 +187,18 @@ class SlowedJudge:
         """The judge's name."""
         return self.inner.name
 
-    def judge(self, queries: Sequence[JudgeQuery]) -> list[Verdict]:
+    @property
+    def fingerprint(self) -> str:
+        """The judge's fingerprint."""
+        return self.inner.fingerprint
+
+    def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
         """Labels a batch of games."""
         time.sleep(self.seconds)
         return self.inner.judge(queries)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
 class Arena:
@@ -268,7 +276,8 @@ async def compare(
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     rounds = [plan_games(games, lengths, tokenizer) for lengths in draws]
-    judge = BatchingQueue(SlowedJudge(ReferenceJudge(), judge_s), max_batch=32, max_wait_ms=5)
+    slowed = SlowedJudge(ReferenceJudge(), judge_s)
+    judge = BatchingQueue([slowed], max_batch=32, max_wait_ms=5)
     engines = []
     for max_num_seqs in slots:
         server, rows = metered_server(model, max_num_seqs, step_s)

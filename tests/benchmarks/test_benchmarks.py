@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOW = ("turn_overlap", "step_overhead")
+SLOW = ("turn_overlap", "step_overhead", "judge_overlap")
 
 
 def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -87,3 +87,48 @@ def test_a_size_that_cannot_be_shared_out_is_refused(name: str, arguments: list[
     done = run(name, *arguments)
     assert done.returncode == 2
     assert arguments[1] in done.stderr and "multiple" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def judge_throughput(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, Any]]:
+    """What a quick run on the sample data printed, and its figures."""
+    folder = tmp_path_factory.mktemp("no_medec")
+    figures = folder / "figures.json"
+    arguments = ("--quick", "--games", "4", "--per-case", "2", "--batch", "2")
+    done = run("judge_throughput", *arguments, "--json", str(figures), MEDEC_DIR=str(folder))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), json.loads(figures.read_text(encoding="utf-8"))
+
+
+def test_judge_throughput_ends_with_the_ratios_that_its_json_holds(
+    judge_throughput: tuple[list[str], dict[str, Any]],
+) -> None:
+    lines, report = judge_throughput
+    rates = report["verdicts_per_s"]
+    assert lines[-1] == f"ratio: {report['ratio']:.2f}"
+    assert lines[-2] == f"ours over batched JSON: {report['ratio_to_batched']:.2f}"
+    assert report["ratio"] == rates["ours"] / rates["loop"]
+    assert report["ratio_to_batched"] == rates["ours"] / rates["batched"]
+
+
+def test_judge_throughput_computes_fewer_tokens_than_a_prompt_has(
+    judge_throughput: tuple[list[str], dict[str, Any]],
+) -> None:
+    _, report = judge_throughput
+    assert 0 < report["computed_tokens"] < report["prompt_tokens"]
+    assert list(report["by_batch"]) == ["1", "2", "4", "8", "16"]
+    assert report["sources"] == ["test.csv", "train.csv", "val.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "absent"], "no config.json"),
+        (["--model", "data/tiny_model", "--layers", "2"], "for a random model"),
+        (["--games", "0"], "at least 1"),
+    ],
+)
+def test_judge_throughput_names_a_wrong_option(arguments: list[str], message: str) -> None:
+    done = run("judge_throughput", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -64,7 +64,7 @@ class ChatServer:
                 if self.path != "/v1/chat/completions" or "x" * 1000 in str(body):
                     self.reply(400, {"error": {"message": "too long"}})
                     return
-                said = word in body["messages"][0]["content"].split("=== NOTE UNDER REVIEW")[1]
+                said = word in body["messages"][0]["content"].split("NOTE UNDER REVIEW ")[1]
                 self.reply(200, completion(said))
 
             def reply(self, status: int, content: dict[str, Any]) -> None:

@@ -209,7 +209,8 @@ def test_only_the_question_about_an_answer_shows_it() -> None:
 def test_the_marker_code_follows_the_texts_so_that_nobody_can_write_it() -> None:
     def code(note: Sequence[str]) -> str:
         (prompt,) = prompts_of(query(note), both_orders=False, ask_realistic=False, reasoning=False)
-        return prompt.case.splitlines()[0].split()[-2]
+        marker = next(line for line in prompt.case.splitlines() if "UNDER REVIEW" in line)
+        return marker.split()[-2]
 
     first = code(ONE_CHANGED)
     assert code(ONE_CHANGED) == first
@@ -265,3 +266,39 @@ def test_the_fingerprint_follows_the_model_and_the_questions_but_not_the_thresho
 def test_a_setting_out_of_range_is_named(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         settings(**changes)
+
+
+def case_of(note: Sequence[str], clean: Sequence[str] = CLEAN) -> str:
+    game = JudgeQuery("q", tuple(clean), tuple(note), ())
+    (prompt,) = prompts_of(game, both_orders=False, ask_realistic=False, reasoning=False)
+    return prompt.case
+
+
+def reviewed(note: Sequence[str]) -> list[str]:
+    """Marker and lines of the note under review, without its code."""
+    block = case_of(note).split("=== ")[3:][0]
+    title, *lines = block.strip().splitlines()
+    return [title.rsplit(" ", 2)[0], *lines]
+
+
+def test_of_a_note_with_few_changes_only_these_are_shown() -> None:
+    shown_ones = reviewed(ONE_CHANGED)
+    assert shown_ones == [
+        "CHANGED SENTENCES OF THE NOTE UNDER REVIEW",
+        "2. He is given vancomycin.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "note", [TWO_CHANGED, CLEAN, CLEAN[:2], (*CLEAN, "He is well.")], ids=["many", "none", "-", "+"]
+)
+def test_any_other_note_is_shown_in_full(note: Sequence[str]) -> None:
+    title, *lines = reviewed(note)
+    assert title == "NOTE UNDER REVIEW"
+    assert len(lines) == len(note)
+
+
+def test_all_games_of_a_case_begin_with_the_same_text() -> None:
+    cases = [case_of(note) for note in (ONE_CHANGED, TWO_CHANGED, CLEAN[:2])]
+    start = cases[0].index("===", cases[0].index("END"))
+    assert len({case[:start] for case in cases}) == 1
