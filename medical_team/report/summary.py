@@ -94,6 +94,7 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
     console.print(f"{counted}. Left in {folder}:")
     for name, what in (
         ("config.yaml", "the resolved configuration"),
+        (CALIBRATION, "how often the judge errs"),
         ("metrics.jsonl", "one line a step"),
         ("tensorboard", "the same for TensorBoard"),
         ("games/train", "every game that was trained"),
@@ -101,7 +102,7 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
         ("checkpoints", "resume with the same command"),
     ):
         if (folder / name).exists():
-            console.print(f"  {name:<15} {what}", highlight=False)
+            console.print(f"  {name:<22} {what}", highlight=False)
 
 
 def _training_table(steps: Sequence[dict[str, float]]) -> Table:
@@ -165,8 +166,10 @@ def _judge_lines(folder: Path) -> list[str]:
     judge = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["judge"]
     found = folder / CALIBRATION
     calibration = read_calibration(found) if found.is_file() else None
+    if calibration is not None:
+        return summary_lines(calibration)
     model = f" ({judge['model']})" if judge.get("model") else ""
-    return [f"Judge: {judge['name']}{model}", *summary_lines(calibration)]
+    return [f"Judge {judge['name']}{model}:", *summary_lines(None)]
 
 
 def _reward(games: Sequence[GameRecord]) -> float | None:

@@ -159,7 +159,7 @@ def test_the_summary_names_the_judge_and_says_that_nobody_calibrated_it(
 ) -> None:
     trained(tmp_path, [make(HARMFUL, RIGHT)])
     text = printed(tmp_path)
-    assert "Judge: transformers (some/judge)" in text
+    assert "Judge transformers (some/judge):" in text
     assert "the judge's labels may be noise" in " ".join(text.split())
 
 
