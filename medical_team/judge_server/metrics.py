@@ -113,7 +113,9 @@ class MeasuredJudge:
     @property
     def fingerprint(self) -> str:
         """The judge's fingerprint."""
-        return self._judge.fingerprint
+        decisions = getattr(self._judge, "decisions", "")
+        # A client cannot see by what threshold labels are decided here.
+        return "-".join(filter(None, (self._judge.fingerprint, decisions)))
 
     def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
         """Labels a batch; see :class:`~medical_team.medical_judge.Judge`."""

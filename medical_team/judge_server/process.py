@@ -162,7 +162,10 @@ class _Server(uvicorn.Server):
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            judges = [build_judge(self._settings) for _ in range(self._settings.replicas)]
+            built = [build_judge(self._settings) for _ in range(self._settings.replicas)]
+            measured = [MeasuredJudge(judge, self._service.metrics) for judge in built]
+            judges = cached(measured, self._settings)
+            _ = judges[0].fingerprint  # asked now, in this thread, where it may take a while
         except JudgeError as error:
             loop.call_soon_threadsafe(self._failed, str(error))
         # Whatever an engine raises on bad weights, a missing package or a lack of memory: the
@@ -177,18 +180,17 @@ class _Server(uvicorn.Server):
 
     def _loaded(self, judges: Sequence[Judge]) -> None:
         settings = self._settings
-        measured = [MeasuredJudge(judge, self._service.metrics) for judge in judges]
-        replicas = cached(measured, settings)
         queue = BatchingQueue(
-            replicas,
+            judges,
             max_batch=settings.max_batch,
             max_wait_ms=settings.max_wait_ms,
             concurrency=settings.concurrency,
             max_outage_s=settings.max_outage_s,
+            batch_limit_s=settings.batch_limit_s,
         )
-        self._service.open(replicas[0], queue)
+        self._service.open(judges[0], queue)
         self.loading = False
-        print(f"healthy: {replicas[0].name} is loaded", flush=True)
+        print(f"healthy: {judges[0].name} is loaded", flush=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -29,6 +29,7 @@ from medical_team.medical_judge import (
 
 _log = logging.getLogger(__name__)
 _FIRST_PROBE_S, _LONGEST_PROBE_S = 0.5, 15.0
+_TRIES = 3  # of a query that a judge cannot answer while it answers others
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class _Waiting:
     query: JudgeQuery
     since: float
     answer: asyncio.Future[tuple[Verdict, JudgeCost]]
+    left_out: int = 0  # times that others of its batch were answered and it was not
 
 
 class BatchingQueue:
@@ -47,6 +49,8 @@ class BatchingQueue:
         max_wait_ms: how long the first query of a batch waits for others, in milliseconds.
         concurrency: batches that one replica judges at the same time.
         max_outage_s: how long queries wait while every replica is out of order, in seconds.
+        batch_limit_s: how long a batch may take before its judge counts as out of order, in
+            seconds; ``None`` for no limit.
     """
 
     def __init__(
@@ -57,12 +61,14 @@ class BatchingQueue:
         max_wait_ms: float,
         concurrency: int = 1,
         max_outage_s: float = 0.0,
+        batch_limit_s: float | None = None,
     ) -> None:
         self._judges = judges
         self._max_batch = max_batch
         self._max_wait_s = max_wait_ms / 1000
         self._concurrency = concurrency
         self._max_outage_s = max_outage_s
+        self._batch_limit_s = batch_limit_s
         self._breakers = [CircuitBreaker(_FIRST_PROBE_S, _LONGEST_PROBE_S) for _ in judges]
         self._threads = ThreadPoolExecutor(len(judges) * concurrency, "judge")
         self._queue: deque[_Waiting] = deque()
@@ -122,12 +128,21 @@ class BatchingQueue:
             batch = await self._collect(breaker)
             queries = [waiting.query for waiting in batch]
             try:
-                judgements = await loop.run_in_executor(self._threads, judge.judge, queries)
+                async with asyncio.timeout(self._batch_limit_s):
+                    judgements = await loop.run_in_executor(self._threads, judge.judge, queries)
                 self._answer(batch, judgements)
             except JudgeUnavailableError as error:
                 self._answer(batch, error.answered)
-                self._wait_out(judge, breaker, batch, error)
+                if error.answered:
+                    breaker.succeeded()
+                    self._try_again(batch, error)
+                else:
+                    self._wait_out(judge, breaker, batch, str(error))
+            except TimeoutError:
+                took = f"{judge.name}: a batch of {len(batch)} took over {self._batch_limit_s:g} s"
+                self._wait_out(judge, breaker, batch, f"{took} (judge.timeout_s)")
             except JudgeError as error:
+                breaker.succeeded()
                 _fail(batch, error)
             # Whatever a back end raises, every game of the batch must learn of it.
             except Exception as error:
@@ -144,18 +159,30 @@ class BatchingQueue:
         judge: Judge,
         breaker: CircuitBreaker,
         batch: Sequence[_Waiting],
-        error: JudgeUnavailableError,
+        reason: str,
     ) -> None:
         if breaker.open_since is None:
-            _log.warning("the judge is out of order, its games wait: %s", error)
-        breaker.failed(str(error))
-        # In front: what has waited longest is asked first, by whichever replica is free.
-        self._queue.extendleft(one for one in reversed(batch) if not one.answer.done())
+            _log.warning("the judge is out of order, its games wait: %s", reason)
+        breaker.failed(reason)
+        self._put_back(batch)
         if self._given_up():
             outage = self._outage()
             _fail(self._queue, outage)
             self._queue.clear()
         self._arrived.set()
+
+    def _try_again(self, batch: Sequence[_Waiting], error: JudgeUnavailableError) -> None:
+        """What a judge left over that answered others: a few more tries, then it is unscored."""
+        for waiting in batch:
+            waiting.left_out += 1
+            if waiting.left_out >= _TRIES:
+                _fail([waiting], JudgeError(f"the judge fails on this game alone: {error}"))
+        self._put_back(batch)
+        self._arrived.set()
+
+    def _put_back(self, batch: Sequence[_Waiting]) -> None:
+        # In front: what has waited longest is asked first, by whichever replica is free.
+        self._queue.extendleft(one for one in reversed(batch) if not one.answer.done())
 
     def _given_up(self) -> bool:
         opened = all(breaker.open_since is not None for breaker in self._breakers)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -23,6 +25,8 @@ from medical_team.medical_judge import (
     LabelProbabilities,
     Verdict,
 )
+
+_log = logging.getLogger(__name__)
 
 # What decides a label beside the judge's fingerprint.
 _DECISIONS = ("threshold", "tie_band", "min_label_mass", "both_orders", "ask_realistic")
@@ -43,6 +47,7 @@ class VerdictCache:
         self._memory: LRUCache[str, str] = LRUCache(max(1, size))
         self._lock = threading.Lock()
         self._file: sqlite3.Connection | None = None
+        self._warned = False
         if file is None:
             return
         try:
@@ -50,8 +55,9 @@ class VerdictCache:
             self._file = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute(
-                "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict)"
+                "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT)"
             )
+            self._file.execute("SELECT key, verdict FROM verdicts LIMIT 1")
         except (OSError, sqlite3.Error) as error:
             raise JudgeError(
                 f"judge.cache_file={file} cannot be used ({error}); name another file, or delete it"
@@ -62,11 +68,15 @@ class VerdictCache:
         with self._lock:
             found = self._memory.get(key)
             if found is None and self._file is not None:
-                row = self._file.execute(
-                    "SELECT verdict FROM verdicts WHERE key = ?", (key,)
-                ).fetchone()
-                found = None if row is None else row[0]
-        return None if found is None else _from_json(found)
+                with self._surviving():
+                    row = self._file.execute(
+                        "SELECT verdict FROM verdicts WHERE key = ?", (key,)
+                    ).fetchone()
+                    found = None if row is None else row[0]
+        try:
+            return None if found is None else _from_json(found)
+        except (ValueError, KeyError, TypeError, AttributeError):  # not written by this version
+            return None
 
     def put(self, key: str, verdict: Verdict) -> None:
         """Stores a verdict."""
@@ -74,7 +84,18 @@ class VerdictCache:
         with self._lock:
             self._memory[key] = text
             if self._file is not None:
-                self._file.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, text))
+                with self._surviving():
+                    self._file.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, text))
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """A file that is locked, full or gone costs what it would have saved, and no verdict."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if not self._warned:
+                _log.warning("judge.cache_file cannot be used: %s; its verdicts are lost", error)
+            self._warned = True
 
     def close(self) -> None:
         """Closes the file."""
@@ -115,7 +136,9 @@ class CachedJudge:
             JudgeUnavailableError: if the judge is out of order; carries what was answered, from the
                 cache too.
         """
-        salt = f"{self._judge.fingerprint} {self._decisions}"
+        # A judge with a threshold of its own, from its calibration, tells what it decides by.
+        own = getattr(self._judge, "decisions", "")
+        salt = f"{self._judge.fingerprint} {self._decisions} {own}"
         same: dict[str, list[str]] = {}
         for query in queries:
             same.setdefault(_key(query, salt), []).append(query.query_id)

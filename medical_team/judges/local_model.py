@@ -35,9 +35,11 @@ def load(settings: TransformersSettings) -> tuple[Any, Any]:
 
     device = _device(settings)
     try:
-        config = AutoConfig.from_pretrained(settings.model)
+        # Fetching a model is a step of its own (setup_env.sh --download-model), never a surprise.
+        local: dict[str, Any] = {"local_files_only": True}
+        config = AutoConfig.from_pretrained(settings.model, **local)
         check_precision(config, settings.dtype)
-        tokenizer = AutoTokenizer.from_pretrained(settings.model)
+        tokenizer = AutoTokenizer.from_pretrained(settings.model, **local)
         text = config.get_text_config()
         soft_capped = getattr(text, "attn_logit_softcapping", None) is not None
         options: dict[str, Any] = {
@@ -48,7 +50,7 @@ def load(settings: TransformersSettings) -> tuple[Any, Any]:
         if settings.quantization:
             options["quantization_config"] = _quantization(settings)
             options["device_map"] = {"": device}
-        model = AutoModelForCausalLM.from_pretrained(settings.model, **options)
+        model = AutoModelForCausalLM.from_pretrained(settings.model, **local, **options)
     except (OSError, ValueError) as error:
         raise JudgeError(_why_not_loaded(settings.model, error)) from error
     check_layers(model)
@@ -113,7 +115,10 @@ def revision_of(model: str) -> str:
     if not folder.is_dir():
         from transformers import AutoConfig
 
-        return getattr(AutoConfig.from_pretrained(model), "_commit_hash", None) or ""
+        return (
+            getattr(AutoConfig.from_pretrained(model, local_files_only=True), "_commit_hash", None)
+            or ""
+        )
     digest = blake2b(digest_size=8)
     for path in sorted(folder.iterdir()):
         if path.suffix not in (".safetensors", ".bin", ".json", ".jinja", ".gguf"):

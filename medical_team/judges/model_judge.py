@@ -6,7 +6,7 @@ probability becomes a label and when a game is left unscored is decided here, on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean
@@ -86,15 +86,35 @@ class ModelJudge:
     Args:
         engine: what answers.
         settings: how it is asked and how labels are decided.
-        revision: of the model's weights, as far as it is known.
+        revision: of the model's weights, as far as it is known; a function is asked when the
+            fingerprint is wanted, until it answers.
     """
 
-    def __init__(self, engine: LabelEngine, settings: ModelSettings, revision: str = "") -> None:
+    def __init__(
+        self,
+        engine: LabelEngine,
+        settings: ModelSettings,
+        revision: str | Callable[[], str] = "",
+    ) -> None:
         self.engine = engine
         self._settings = settings
         self._threshold = DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold
         self.name = f"{settings.name}:{settings.model}"
-        self.fingerprint = fingerprint(settings, revision)
+        self._revision = revision
+        decisions = [self._threshold, settings.tie_band, settings.min_label_mass]
+        self.decisions = digest([*decisions, settings.ask_realistic])
+        """Digest of how labels are decided from what the model says."""
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`~medical_team.medical_judge.Judge`.
+
+        Raises:
+            JudgeUnavailableError: if a server must be asked what it serves and does not answer.
+        """
+        if not isinstance(self._revision, str):
+            self._revision = self._revision()
+        return fingerprint(self._settings, self._revision)
 
     def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
         """Labels a batch of games; see :class:`~medical_team.medical_judge.Judge`.
@@ -141,7 +161,7 @@ class ModelJudge:
         first = found[PromptKey(query.query_id, Question.ERROR_PRESENT)]
         swapped = found.get(PromptKey(query.query_id, Question.ERROR_PRESENT, swapped=True))
         orders = [first] if swapped is None else [first, swapped]
-        if len({self._says_yes(answer) for answer in orders}) > 1:
+        if {True, False} <= {self._label(answer, self._threshold) for answer in orders}:
             raise JudgeError(
                 "the judge contradicts itself when the two notes change places"
                 f" (P(yes) {', '.join(_shown(answer.p_yes) for answer in orders)})"
@@ -154,6 +174,8 @@ class ModelJudge:
             for index in range(len(query.assessments))
         ]
         error_present = self._label(present, self._threshold)
+        if any(self._label(answer, self._threshold) is None for answer in orders):
+            error_present = None
         return Verdict(
             query.query_id,
             error_present,
@@ -195,9 +217,6 @@ class ModelJudge:
             )
         return answer
 
-    def _says_yes(self, answer: Answer) -> bool:
-        return answer.yes if answer.p_yes is None else answer.p_yes >= self._threshold
-
     def _label(self, answer: Answer, threshold: float = DEFAULT_THRESHOLD) -> bool | None:
         # Beyond half the band on either side; a band of 0 decides always.
         half = self._settings.tie_band / 2
@@ -213,9 +232,16 @@ def fingerprint(settings: ModelSettings, revision: str) -> str:
 
     The engine's name is left out: it changes how fast a model answers, not what it answers.
     """
-    parts = [settings.model, revision, PROMPT_VERSION, settings.both_orders]
+    parts: list[object] = [settings.model, revision, PROMPT_VERSION, settings.both_orders]
     parts += [settings.reasoning_tokens, getattr(settings, "quantization", None)]
-    return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+    # A server that gives no probabilities has no threshold, and no error rates at one.
+    parts += [getattr(settings, "logprobs", True)]
+    return digest(parts)
+
+
+def digest(values: Sequence[object]) -> str:
+    """A short name for these values and no others."""
+    return blake2b(repr(values).encode(), digest_size=8).hexdigest()
 
 
 def _shown(probability: float | None) -> str:

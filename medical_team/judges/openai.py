@@ -135,19 +135,24 @@ def _internal(error: JudgeUnavailableError) -> bool:
 
 def build(settings: OpenAISettings) -> ModelJudge:
     """Makes the judge; its servers need not be up yet."""
-    revision = served_revision(settings)
-    return ModelJudge(OpenAIEngine(open_endpoints(settings), settings), settings, revision)
+    engine = OpenAIEngine(open_endpoints(settings), settings)
+    return ModelJudge(engine, settings, lambda: served_revision(settings))
 
 
 def served_revision(settings: OpenAISettings) -> str:
     """What the server says it serves under the model's name, as far as the name does not say it.
 
-    Empty where the server is not up, does not list the model, or has nothing to add.
+    Empty where it does not list the model or has nothing to add.
+
+    Raises:
+        JudgeUnavailableError: if no server answers; what it serves is not known then.
     """
     once = replace(settings, attempts=1, timeout_s=min(_LOOK_AT_MODELS_S, settings.timeout_s))
     endpoints = open_endpoints(once)
     try:
         models = _Models.model_validate(endpoints.get("/models")).data
+    except JudgeUnavailableError:
+        raise
     except (JudgeError, ValidationError) as error:
         logger.warning("The judge server does not say what it serves: %s", error)
         return ""

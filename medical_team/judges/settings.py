@@ -6,8 +6,11 @@ error and not ignored.
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +64,18 @@ class JudgeSettings:
         self._at_least("cache_size", 0)
         self._above("timeout_s", 0)
         self._within_unit("max_unscored")
+        if not all(map(math.isfinite, (self.timeout_s, self.max_wait_ms, self.max_outage_s))):
+            raise ValueError("judge.timeout_s, max_wait_ms and max_outage_s must be finite")
 
     @property
     def patience_s(self) -> float:
-        """Longest wait for a verdict, in seconds: an outage, the queue, and retries in between."""
-        return self.max_outage_s + 10 * self.timeout_s
+        """Longest wait for a verdict, in seconds: an outage, the queue, and batches in between."""
+        return self.max_outage_s + 10 * self.batch_limit_s
+
+    @property
+    def batch_limit_s(self) -> float:
+        """Longest time for a batch, in seconds, after which the judge counts as out of order."""
+        return self.timeout_s
 
     def _at_least(self, name: str, least: float) -> None:
         if (value := getattr(self, name)) < least:
@@ -159,6 +169,8 @@ class LocalModelSettings(ModelSettings):
         """
         ModelSettings.__post_init__(self)
         self._one_of("dtype", ("bfloat16", "float32", "float16"))
+        if re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is None:
+            raise ValueError(f"judge.device is {self.device!r}, expected cpu, cuda or cuda:N")
         if self.gpu_memory_gb is not None:
             self._above("gpu_memory_gb", 0)
         self._at_least("max_prompt_tokens", 1)
@@ -255,6 +267,11 @@ class OpenAISettings(ModelSettings):
         self._above("retry_wait_s", 0)
         check_urls(self.urls)
 
+    @property
+    def batch_limit_s(self) -> float:
+        """Longest time for a batch: its games' questions follow each other, each with its tries."""
+        return 10 * self.attempts * self.timeout_s
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerlSettings(OpenAISettings):
@@ -299,6 +316,11 @@ class RemoteSettings(JudgeSettings):
         self._above("retry_wait_s", 0)
         check_urls(self.urls)
 
+    @property
+    def batch_limit_s(self) -> float:
+        """Longest time for a batch, which is tried several times, and in halves if too large."""
+        return 10 * self.attempts * self.timeout_s
+
 
 def check_urls(urls: tuple[str, ...]) -> None:
     """Checks server addresses.
@@ -309,5 +331,10 @@ def check_urls(urls: tuple[str, ...]) -> None:
     if not urls:
         raise ValueError("judge.urls is empty; give at least one, as judge.urls=[http://HOST:PORT]")
     for url in urls:
-        if not url.startswith(("http://", "https://")):
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # of a port that is no number, or too large
+            known = False
+        if not known:
             raise ValueError(f"judge.urls holds {url!r}, expected http://HOST:PORT or https://...")

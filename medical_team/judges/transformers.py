@@ -159,7 +159,7 @@ class TransformersEngine:
         rows: Sequence[PackedRow],
         compute: Callable[[Sequence[PackedRow]], Mapping[PromptKey, T | JudgeError]],
     ) -> Outcome[T]:
-        """Computes a batch, in halves if memory is short."""
+        """Computes a batch, in halves if memory is short or the model fails on a part of it."""
         import torch
 
         keys = list(chain.from_iterable(row.questions for row in rows))
@@ -167,11 +167,12 @@ class TransformersEngine:
             with torch.inference_mode():
                 return dict(compute(rows))
         except torch.OutOfMemoryError:
-            pass  # goes on below, where the failed attempt's tensors are gone
-        except RuntimeError as error:  # what CUDA raises when the device fails
-            reason = str(error).strip().splitlines()[0]
-            return dict.fromkeys(keys, JudgeUnavailableError(f"the judge model failed: {reason}"))
+            failure = None  # goes on below, where the failed attempt's tensors are gone
+        except RuntimeError as error:  # waiting mends neither a broken device nor a bad game
+            failure = JudgeError(f"the judge model failed: {str(error).strip().splitlines()[0]}")
         _empty_cache()
+        if len(rows) == 1 and failure is not None:
+            return dict.fromkeys(keys, failure)
         if len(rows) == 1:
             length = rows[0].before + rows[0].length
             too_long = JudgeError(

@@ -280,7 +280,10 @@ def _read(model: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        return AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+        return (
+            AutoConfig.from_pretrained(model, local_files_only=True),
+            AutoTokenizer.from_pretrained(model, local_files_only=True),
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise JudgeError(

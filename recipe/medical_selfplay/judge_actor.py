@@ -69,19 +69,24 @@ class JudgeActor:
         self._calibration: Calibration | None = None
         self._verifying = asyncio.Lock()
         try:
-            if settings.calibration is not None and not settings.allow_uncalibrated:
+            if settings.calibration is not None:
                 self._calibration = read_calibration(Path(settings.calibration))
             replicas = _replicas(settings)
+            judges = cached(replicas, settings)
         except (JudgeError, CalibrationError) as error:
             self._outage = f"the judge could not be started: {error}"
             return
+        except Exception as error:  # whatever an engine raises, the run must stop with it
+            self._outage = f"the judge could not be started: {type(error).__name__}: {error}"
+            return
         self._judge = replicas[0]
         self._queue = BatchingQueue(
-            cached(replicas, settings),
+            judges,
             max_batch=settings.max_batch,
             max_wait_ms=settings.max_wait_ms,
             concurrency=settings.concurrency,
             max_outage_s=settings.max_outage_s,
+            batch_limit_s=settings.batch_limit_s,
         )
 
     async def judge(self, query: JudgeQuery) -> tuple[Verdict, JudgeCost]:
@@ -138,7 +143,16 @@ class JudgeReplica:
     """
 
     def __init__(self, settings: JudgeSettings) -> None:
-        self._judge = build_judge(settings)
+        self._problem: str | None = None
+        try:
+            self._judge = build_judge(settings)
+        except Exception as error:  # said by problem(): an actor that dies says it worse
+            shown = "" if isinstance(error, JudgeError) else f"{type(error).__name__}: "
+            self._problem = f"{shown}{error}"
+
+    def problem(self) -> str | None:
+        """Why it cannot judge."""
+        return self._problem
 
     def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
         """Labels a batch of games."""
@@ -147,6 +161,10 @@ class JudgeReplica:
     def fingerprint(self) -> str:
         """The judge's fingerprint."""
         return self._judge.fingerprint
+
+    def decisions(self) -> str:
+        """Digest of how it decides its labels."""
+        return getattr(self._judge, "decisions", "")
 
 
 class _ReplicaHandle:
@@ -160,6 +178,10 @@ class _ReplicaHandle:
     def fingerprint(self) -> str:
         return self._get(self._actor.fingerprint.remote())
 
+    @property
+    def decisions(self) -> str:
+        return self._get(self._actor.decisions.remote())
+
     def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
         return self._get(self._actor.judge.remote(list(queries)))
 
@@ -168,11 +190,12 @@ class _ReplicaHandle:
 
     def _get(self, answer: ray.ObjectRef) -> Any:
         try:
-            return ray.get(answer)
+            return answer.future().result()  # not ray.get, which warns inside an async actor
         except JudgeError as error:  # Ray's wrapper of it, which has not its fields
             raise getattr(error, "cause", error) from None
         except RayActorError as error:
-            raise JudgeUnavailableError(f"a replica of the judge died: {error}") from error
+            reason = str(error).strip().splitlines()[-1]
+            raise JudgeUnavailableError(f"{self.name} died: {reason}") from error
 
 
 def judge_actor(
@@ -199,10 +222,17 @@ def _replicas(settings: JudgeSettings) -> list[Judge]:
         return [build_judge(_as_shown(settings))]
     actors = [
         ray.remote(JudgeReplica)
-        .options(max_concurrency=settings.concurrency, **_options(settings, index))
+        .options(
+            max_concurrency=settings.concurrency + 1,
+            max_restarts=-1,
+            **_options(settings, index),
+        )
         .remote(_as_shown(settings))
         for index in range(settings.replicas)
     ]
+    for answer in [actor.problem.remote() for actor in actors]:
+        if (problem := answer.future().result()) is not None:
+            raise JudgeError(problem)
     return [_ReplicaHandle(actor, f"{settings.name} replica {i}") for i, actor in enumerate(actors)]
 
 

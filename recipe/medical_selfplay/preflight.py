@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from pyarrow import ArrowInvalid, parquet
 from verl.utils.device import get_device_name
 
-from medical_team.calibration.record import read_calibration
+from medical_team.calibration.record import Calibration, read_calibration
 from medical_team.dataset.rows import parquet_schema
 from medical_team.judges.settings import JudgeSettings, LocalModelSettings, VerlSettings
 from recipe.medical_selfplay import verl_judge
@@ -52,7 +52,7 @@ def problems(config: DictConfig) -> Iterator[str]:
     yield from _device(config)
     batch_sizes = list(_batch_sizes(config))
     yield from batch_sizes or _micro_batches(config)
-    yield from _model(config.actor_rollout_ref.model.path)
+    yield from _model("actor_rollout_ref.model.path", config.actor_rollout_ref.model.path)
     for key in ("train_files", "val_files"):
         yield from _data(config, key)
     yield from RunFolder(Path(config.run_dir)).problems(config)
@@ -92,16 +92,20 @@ def _judge(config: DictConfig, settings: JudgeSettings) -> Iterator[str]:
     calibrate = "scripts/calibrate_judge.py measures how often it errs"
     if settings.calibration is not None:
         try:
-            read_calibration(Path(settings.calibration))
+            calibration = read_calibration(Path(settings.calibration))
         except (OSError, ValueError) as error:
-            yield f"judge.calibration: {error}; {calibrate}"
+            yield f"judge.calibration: {error}"
+        else:
+            yield from _judge_thresholds(settings, calibration)
     elif not settings.allow_uncalibrated:
         yield (
             f"judge={settings.name} has no calibration file, so nobody knows how often it errs;"
             f" {calibrate}, name its file with judge.calibration=FILE, or train without with"
             " judge.allow_uncalibrated=true"
         )
-    yield from _judge_memory(config, settings)
+    if isinstance(settings, LocalModelSettings):
+        yield from _model("judge.model", settings.model)
+        yield from _judge_device(config, settings)
     if isinstance(settings, VerlSettings):
         yield from verl_judge.problems(config, settings)
     elif config.reward.reward_model.enable:
@@ -111,14 +115,27 @@ def _judge(config: DictConfig, settings: JudgeSettings) -> Iterator[str]:
         )
 
 
-def _judge_memory(config: DictConfig, settings: JudgeSettings) -> Iterator[str]:
-    if not isinstance(settings, LocalModelSettings) or settings.gpu_memory_gb is None:
-        return
-    if not settings.device.startswith("cuda") or config.trainer.device != "cuda":
+def _judge_thresholds(settings: JudgeSettings, calibration: Calibration) -> Iterator[str]:
+    """The rates in the file hold for the threshold they were counted at."""
+    threshold = getattr(settings, "threshold", None)
+    if threshold is not None and threshold != calibration.labelled_at:
+        yield (
+            f"judge.threshold={threshold}, but the error rates of {settings.calibration} were"
+            f" counted at {calibration.labelled_at}; leave judge.threshold null, or calibrate again"
+            f" with --set threshold={threshold}"
+        )
+
+
+def _judge_device(config: DictConfig, settings: LocalModelSettings) -> Iterator[str]:
+    if not settings.device.startswith("cuda"):
         return
     import torch
 
     if not torch.cuda.is_available():
+        if not os.environ.get("RAY_ADDRESS"):
+            yield f"judge.device={settings.device}, but no CUDA device is visible; set cpu"
+        return
+    if settings.gpu_memory_gb is None or config.trainer.device != "cuda":
         return
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
     share = config.actor_rollout_ref.rollout.gpu_memory_utilization
@@ -201,13 +218,10 @@ def _largest_divisor(number: int, limit: int) -> int:
     return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
 
 
-def _model(path: str) -> Iterator[str]:
+def _model(key: str, path: str) -> Iterator[str]:
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
-            yield (
-                f"actor_rollout_ref.model.path={path}: the folder holds no config.json, so it is no"
-                " Hugging Face model"
-            )
+            yield f"{key}={path}: the folder holds no config.json, so it is no Hugging Face model"
         return
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -216,13 +230,10 @@ def _model(path: str) -> Iterator[str]:
     try:
         cached = try_to_load_from_cache(path, "config.json")
     except HFValidationError:
-        yield f"actor_rollout_ref.model.path={path}: there is no such folder; {fix}"
+        yield f"{key}={path}: there is no such folder; {fix}"
         return
     if not isinstance(cached, str):
-        yield (
-            f"actor_rollout_ref.model.path={path}: neither a folder nor in the local hub cache;"
-            f" {fix}"
-        )
+        yield (f"{key}={path}: neither a folder nor in the local hub cache; {fix}")
 
 
 def _data(config: DictConfig, key: str) -> Iterator[str]:

@@ -28,6 +28,7 @@ from recipe.medical_selfplay.judge_actor import JudgeReport
 from recipe.medical_selfplay.trajectory_id import TrajectoryId
 
 _TRAIN = "train"
+_FEW = 4  # fewer unscored games say nothing about the judge
 
 
 def replay_buffer(trainer_mode: str, **kwargs: Any) -> ReplayBuffer:
@@ -103,7 +104,12 @@ class _GameSampling:
 
     def _terminal_eviction_reasons(self, global_steps: int, partition_id: str) -> Any:
         """Part of every poll: a judge that is gone stops the run, whose games wait for it."""
-        _stop_if_lost(ray.get(_judge().outage.remote()))
+        try:
+            judge = _judge()
+        except ValueError:  # no reward worker has started it yet
+            judge = None
+        if judge is not None:
+            _stop_if_lost(ray.get(judge.outage.remote()))
         return super()._terminal_eviction_reasons(global_steps, partition_id)  # type: ignore[misc]
 
     def _identify(self, key: str, record: GameRecord) -> TrajectoryId:
@@ -140,7 +146,7 @@ def _judge_report(max_unscored: float) -> JudgeReport:
     """
     report: JudgeReport = ray.get(_judge().report.remote())
     _stop_if_lost(report.outage)
-    if report.unscored > max_unscored * report.asked:
+    if report.unscored >= _FEW and report.unscored > max_unscored * report.asked:
         raise JudgeLostError(
             f"the judge gave no verdict for {report.unscored} of {report.asked} games, more than"
             f" judge.max_unscored={max_unscored:g} allows; the last error: {report.last_error}"

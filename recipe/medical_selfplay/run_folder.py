@@ -30,7 +30,12 @@ _MAY_CHANGE = (
     "ray_kwargs",
     "global_profiler",
     "judge.timeout_s",
-    "judge.max_",
+    "judge.max_batch",
+    "judge.max_wait_ms",
+    "judge.max_outage_s",
+    "judge.max_unscored",
+    "judge.max_connections",
+    "judge.max_num_seqs",
     "judge.concurrency",
     "judge.replicas",
     "judge.cache_",
@@ -99,6 +104,11 @@ class RunFolder:
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
         ]
+        again = config.judge.get("calibration")
+        if again is not None and self.calibration.is_file() and Path(again).is_file():
+            kept = self.calibration.read_text(encoding="utf-8")
+            if kept != Path(again).read_text(encoding="utf-8"):
+                changed.append(f"contents of judge.calibration={again}")
         if changed:
             shown = "; ".join(changed[:4]) + (
                 f"; and {len(changed) - 4} more" if len(changed) > 4 else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -95,7 +95,9 @@ def _read(kind: type[Any], values: dict[str, Any], section: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([section, *(str(part) for part in first["loc"])])
-        known = ", ".join(sorted(kind.__dataclass_fields__))
+        if not first["loc"]:  # a check over several settings, which names them itself
+            raise SettingsError(first["msg"].removeprefix("Value error, ")) from error
+        known = ", ".join(sorted(item.name for item in fields(kind)))
         raise SettingsError(
             f"{key}: {first['msg']} (found {first['input']!r}; known: {known})"
         ) from error

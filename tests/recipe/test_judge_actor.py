@@ -123,19 +123,33 @@ def test_a_judge_that_cannot_be_made_stops_the_run_with_the_reason(
         _judge_report(max_unscored=1.0)
 
 
-@pytest.mark.parametrize(("allow", "judged"), [(False, False), (True, True)])
-def test_a_judge_with_another_ones_calibration_is_not_let_in_unless_told(
-    actor: Callable[..., ray.actor.ActorHandle], tmp_path: Path, allow: bool, judged: bool
+@pytest.mark.parametrize("allow", [False, True])
+def test_a_judge_with_another_ones_calibration_is_never_let_in(
+    actor: Callable[..., ray.actor.ActorHandle], tmp_path: Path, allow: bool
 ) -> None:
     other = json.loads(CALIBRATION.read_text())
     other["fingerprint"] = "another"
     file = tmp_path / "calibration.json"
     file.write_text(json.dumps(other))
     handle = actor(replace(REFERENCE, calibration=str(file), allow_uncalibrated=allow))
-    if judged:
-        assert isinstance(ask(handle, "a")[0], tuple)
-    else:
-        assert "another judge" in outage_of(handle)
+    assert "another judge" in outage_of(handle)
+
+
+def test_a_cache_that_cannot_be_used_stops_the_run_with_the_reason(
+    actor: Callable[..., ray.actor.ActorHandle], tmp_path: Path
+) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text("Text ID,Text\n" * 200)
+    assert "judge.cache_file" in outage_of(actor(replace(REFERENCE, cache_file=str(file))))
+
+
+def test_replicas_that_cannot_be_made_say_why_at_once(
+    actor: Callable[..., ray.actor.ActorHandle], tmp_path: Path
+) -> None:
+    missing = TransformersSettings(
+        model=str(tmp_path / "nowhere"), device="cpu", allow_uncalibrated=True, replicas=2
+    )
+    assert "nowhere" in outage_of(actor(missing))
 
 
 def test_too_many_unscored_games_stop_the_run(
@@ -144,17 +158,18 @@ def test_too_many_unscored_games_stop_the_run(
     from recipe.medical_selfplay.tiny.random_models import write_random_model
 
     write_random_model(tmp_path / "judge", "qwen3")
-    # A random model wants to say anything but Yes or No, so that every answer is off the menu.
     settings = TransformersSettings(
         model=str(tmp_path / "judge"),
         device="cpu",
         dtype="float32",
-        min_label_mass=0.9,
+        max_prompt_tokens=1,
         allow_uncalibrated=True,
     )
     handle = actor(settings)
-    assert all("neither Yes nor No" in str(one) for one in ask(handle, "a", "b"))
-    with pytest.raises(JudgeLostError, match=r"2 of 2 games.*judge\.max_unscored=0\.5.*neither"):
+    assert all("judge.max_prompt_tokens is 1" in str(one) for one in ask(handle, *"abc"))
+    assert _judge_report(max_unscored=0.5).unscored == 3  # too few to say anything
+    ask(handle, *"abcd")
+    with pytest.raises(JudgeLostError, match=r"4 of 4 games.*judge\.max_unscored=0\.5.*prompt has"):
         _judge_report(max_unscored=0.5)
 
 

@@ -63,6 +63,40 @@ def test_a_good_configuration_has_no_problem(config: DictConfig) -> None:
     assert not Path(config.run_dir).exists()
 
 
+LOCAL_JUDGE = {"name": "transformers", "device": "cpu", "allow_uncalibrated": True}
+
+
+@pytest.mark.parametrize(
+    ("judge", "named"),
+    [
+        ({"model": "nowhere/at/all"}, ["judge.model=nowhere/at/all", "no such folder"]),
+        ({"model": "nobody/nothing"}, ["judge.model=nobody/nothing", "local hub cache"]),
+        ({"device": "cuda:0"}, ["judge.device=cuda:0", "no CUDA device is visible; set cpu"]),
+        ({"device": "tpu"}, ["judge.device"]),
+        ({"threshold": 0.9}, ["judge.threshold=0.9", "--set threshold=0.9"]),
+    ],
+)
+def test_what_a_local_judge_lacks_is_said_before_the_start(
+    judge: dict[str, Any],
+    named: list[str],
+    config: DictConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    model = tmp_path / "judge"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    calibration = {"calibration": config.judge.calibration} if "threshold" in judge else {}
+    config.judge = {**LOCAL_JUDGE, "model": str(model), **calibration, **judge}
+    (problem,) = problems(config)
+    for part in named:
+        assert part in problem
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [

@@ -91,6 +91,17 @@ def test_what_is_learnt_may_not_change(folder: RunFolder, cpu_config: DictConfig
     assert "trainer.experiment_name" in problem
 
 
+def test_the_judges_error_rates_may_not_change_under_a_run(
+    folder: RunFolder, cpu_config: DictConfig, tmp_path: Path
+) -> None:
+    kept = Path(cpu_config.judge.calibration).read_text(encoding="utf-8")
+    folder.calibration.write_text(kept, encoding="utf-8")
+    assert list(folder.problems(cpu_config)) == []
+    folder.calibration.write_text(kept.replace("0", "1"), encoding="utf-8")
+    (problem,) = folder.problems(cpu_config)
+    assert f"contents of judge.calibration={cpu_config.judge.calibration}" in problem
+
+
 def test_a_wholly_different_run_is_shown_in_a_few_keys(
     folder: RunFolder, cpu_config: DictConfig
 ) -> None:

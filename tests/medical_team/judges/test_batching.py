@@ -238,6 +238,51 @@ def test_an_outage_that_lasts_too_long_fails_every_query_with_its_reason() -> No
         assert "connection refused" in str(answer)
 
 
+class PoisonedJudge(RecordingJudge):
+    """Answers every game but those in ``poison``, on which its server falls over."""
+
+    def __init__(self, poison: Sequence[str]) -> None:
+        super().__init__()
+        self._poison = poison
+
+    def judge(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
+        answered = super().judge(queries)
+        if any(one.query_id in self._poison for one in queries):
+            raise JudgeUnavailableError(
+                "502 Bad Gateway", [one for one in answered if one.query_id not in self._poison]
+            )
+        return answered
+
+
+def test_a_game_on_which_a_judge_fails_while_it_answers_others_is_unscored_and_no_outage() -> None:
+    judge = PoisonedJudge(poison=["poison"])
+
+    async def main() -> tuple[list[Answer], float]:
+        queue = BatchingQueue([judge], max_batch=2, max_wait_ms=20, max_outage_s=60)
+        answers = asyncio.gather(ask(queue, "poison"), ask(queue, *"abcd"))
+        return [one for of_call in await answers for one in of_call], queue.outage_s
+
+    (poison, *others), outage_s = run(main())
+    assert [answer[0].query_id for answer in others] == list("abcd")
+    assert isinstance(poison, JudgeError)
+    assert not isinstance(poison, JudgeUnavailableError)
+    assert "fails on this game alone: 502 Bad Gateway" in str(poison)
+    assert sum("poison" in batch for batch in judge.batches) == 3
+    assert outage_s == 0
+
+
+def test_a_batch_that_takes_too_long_is_an_outage_that_names_the_limit() -> None:
+    judge = RecordingJudge(slow="a")  # 0.1 s
+
+    async def main() -> list[Answer]:
+        queue = BatchingQueue([judge], max_batch=1, max_wait_ms=0, batch_limit_s=0.02)
+        return await ask(queue, "a")
+
+    (answer,) = run(main())
+    assert isinstance(answer, JudgeUnavailableError)
+    assert "recording: a batch of 1 took over 0.02 s (judge.timeout_s)" in str(answer)
+
+
 def test_a_dead_judge_is_not_hammered() -> None:
     judge = FailingJudge(failures=10_000)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,6 +169,51 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
     file.write_text("Text ID,Text\n" * 200)
     with pytest.raises(JudgeError, match=r"notes\.csv"):
         VerdictCache(1, file)
+
+
+@pytest.mark.parametrize("verdict", ["{", '"nothing"', '{"error_present": 1}', "7", None])
+def test_a_row_that_cannot_be_read_is_asked_anew(tmp_path: Path, verdict: str | None) -> None:
+    file = str(tmp_path / "verdicts.sqlite")
+    with_cache(CountingJudge(), cache_file=file).judge([query("a")])
+    with sqlite3.connect(file) as rows:
+        rows.execute("UPDATE verdicts SET verdict = ?", (verdict,))
+    judge = CountingJudge()
+    (judgement,) = with_cache(judge, cache_file=file).judge([query("b")])
+    assert isinstance(judgement, Verdict)
+    assert judge.asked == ["b"]
+
+
+def test_a_file_that_fails_later_costs_no_verdict(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "verdicts.sqlite"
+    judge = CountingJudge()
+    wrapped = with_cache(judge, cache_file=str(file))
+    with sqlite3.connect(file) as rows:
+        rows.execute("DROP TABLE verdicts")
+    for query_id, note in (("a", "1"), ("b", "2"), ("c", "2")):
+        (judgement,) = wrapped.judge([query(query_id, note)])
+        assert isinstance(judgement, Verdict)
+    assert judge.asked == ["a", "b"]  # the memory still helps
+    assert caplog.text.count("judge.cache_file cannot be used") == 1
+
+
+def test_a_file_with_another_table_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "other.sqlite"
+    with sqlite3.connect(file) as rows:
+        rows.execute("CREATE TABLE verdicts (id INTEGER)")
+    with pytest.raises(JudgeError, match=r"other\.sqlite"):
+        VerdictCache(1, file)
+
+
+def test_a_judge_that_decides_otherwise_gives_other_verdicts(tmp_path: Path) -> None:
+    """A threshold from a calibration is no setting; the judge tells it."""
+    file = str(tmp_path / "verdicts.sqlite")
+    for decisions, asked in (("0.5", ["a"]), ("0.7", ["a"]), ("0.5", [])):
+        judge = CountingJudge()
+        judge.decisions = decisions  # type: ignore[attr-defined]
+        with_cache(judge, cache_file=file).judge([query("a")])
+        assert judge.asked == asked
 
 
 def test_threads_share_a_cache(tmp_path: Path) -> None:

@@ -148,6 +148,38 @@ def test_orders_that_disagree_leave_the_game_unscored() -> None:
     assert "change places" in reason(engine, query(), both_orders=True)
 
 
+@pytest.mark.parametrize(("straight", "swapped"), [(0.9, 0.52), (0.52, 0.9), (0.1, 0.48)])
+def test_an_order_within_the_band_is_no_contradiction_but_leaves_the_judge_undecided(
+    straight: float, swapped: float
+) -> None:
+    engine = ScriptedEngine({PRESENT: straight, REALISTIC: 0.5}, swapped=swapped)
+    assert verdict(engine, query(), both_orders=True, tie_band=0.1).error_present is None
+
+
+def test_what_a_server_serves_is_asked_until_it_answers() -> None:
+    answers: list[str | Exception] = [JudgeUnavailableError("refused"), "weights-7"]
+
+    def served() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    judge = ModelJudge(ScriptedEngine({}), settings(), served)
+    with pytest.raises(JudgeUnavailableError):
+        _ = judge.fingerprint
+    assert judge.fingerprint == judge.fingerprint == fingerprint(settings(), "weights-7")
+
+
+def test_decisions_follow_the_thresholds() -> None:
+    engine = ScriptedEngine({})
+    told = [
+        ModelJudge(engine, settings(**changes)).decisions
+        for changes in ({}, {"threshold": 0.7}, {"tie_band": 0.1}, {"min_label_mass": 0.3})
+    ]
+    assert len(set(told)) == len(told)
+
+
 def test_an_answer_off_the_menu_leaves_the_game_unscored() -> None:
     off = Answer(True, 0.9, label_mass=0.01)
     assert "neither Yes nor No" in reason(ScriptedEngine({PRESENT: off, REALISTIC: 0.5}), query())
