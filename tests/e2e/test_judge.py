@@ -27,7 +27,7 @@ from medical_team.medical_judge import Verdict
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
-AWAY_S = 20  # how long the server stays away
+AWAY_S = 60  # how long the server stays away
 SHORT = (
     "trainer.total_training_steps=2",
     "trainer.val_before_train=false",
