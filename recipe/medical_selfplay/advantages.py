@@ -45,20 +45,79 @@ def role_grpo(
         Advantages and returns, both [rows, length] and equal.
     """
     by_std = True if config is None else config.get("norm_adv_by_std_in_grpo", True)
-    rewards = (token_level_rewards * response_mask).sum(-1)
-    played, ids = _played(response_mask, index)
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for row in played:
-        groups[ids[row].role, ids[row].group].append(row)
+    rewards, played, ids = _read(token_level_rewards, response_mask, index)
     advantages = torch.zeros_like(rewards)
-    for rows in groups.values():
-        # A mean of equal float32 rewards may miss them by a rounding error, which the tiny
-        # deviation would blow up.
-        if rewards[rows].min() < rewards[rows].max():
-            centred = rewards[rows] - rewards[rows].mean()
-            advantages[rows] = centred / (rewards[rows].std() + _EPSILON) if by_std else centred
-    advantages = (advantages * _weights(rewards, played, ids)).unsqueeze(-1) * response_mask
-    return advantages, advantages
+    for rows in _comparable(rewards, played, ids):
+        centred = rewards[rows] - rewards[rows].mean()
+        advantages[rows] = centred / (rewards[rows].std() + _EPSILON) if by_std else centred
+    return _over_tokens(advantages, response_mask, played, ids)
+
+
+@register_adv_est("role_rloo")
+def role_rloo(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config: Any = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """RLOO (arXiv 2402.14740, section 2.3, unnumbered) with groups that hold one role.
+
+    Of k rows in a group, each is compared with the mean of the others:
+    ``R_i - sum(R_j, j != i) / (k - 1)``, which is ``k / (k - 1) * (R_i - mean)``. Groups are those
+    of :func:`role_grpo`; again a row alone and equal rewards get 0.
+
+    Args:
+        token_level_rewards: rewards, [rows, length].
+        response_mask: 1 for generated tokens, [rows, length].
+        index: the rows' ``uid`` fields, [rows].
+        config: not used.
+        **kwargs: not used.
+
+    Returns:
+        Advantages and returns, both [rows, length] and equal.
+    """
+    rewards, played, ids = _read(token_level_rewards, response_mask, index)
+    advantages = torch.zeros_like(rewards)
+    for rows in _comparable(rewards, played, ids):
+        centred = rewards[rows] - rewards[rows].mean()
+        advantages[rows] = centred * len(rows) / (len(rows) - 1)
+    return _over_tokens(advantages, response_mask, played, ids)
+
+
+@register_adv_est("rae")
+def rae(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config: Any = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Role-conditioned advantages (SPIRAL, arXiv 2506.24119, equation 2).
+
+    A row's reward minus the average reward of its role in its game type, which the replay buffer
+    kept (:mod:`recipe.medical_selfplay.baselines`) and wrote into the row's ``uid``. No other row
+    of the batch matters, so a row alone and equal rewards are no special cases: they get their
+    distance from the average. A KL penalty in the reward is not part of the average.
+
+    Args:
+        token_level_rewards: rewards, [rows, length].
+        response_mask: 1 for generated tokens, [rows, length].
+        index: the rows' ``uid`` fields, [rows].
+        config: not used.
+        **kwargs: not used.
+
+    Returns:
+        Advantages and returns, both [rows, length] and equal.
+
+    Raises:
+        ValueError: if a trained row carries no baseline.
+    """
+    rewards, played, ids = _read(token_level_rewards, response_mask, index)
+    advantages = torch.zeros_like(rewards)
+    for row in played:
+        advantages[row] = rewards[row] - _baseline(ids[row])
+    return _over_tokens(advantages, response_mask, played, ids)
 
 
 @register_adv_est("role_reinforce_pp")
@@ -127,6 +186,48 @@ def _played(
 ) -> tuple[list[int], dict[int, TrajectoryId]]:
     played = [row for row, tokens in enumerate(response_mask.sum(-1).tolist()) if tokens > 0]
     return played, {row: TrajectoryId.parse(index[row]) for row in played}
+
+
+def _read(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray
+) -> tuple[torch.Tensor, list[int], dict[int, TrajectoryId]]:
+    """Each row's reward, [rows], the rows that count, and who they are."""
+    return (token_level_rewards * response_mask).sum(-1), *_played(response_mask, index)
+
+
+def _comparable(
+    rewards: torch.Tensor, played: list[int], ids: dict[int, TrajectoryId]
+) -> list[list[int]]:
+    """Groups of one role whose rewards differ, as lists of rows."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row in played:
+        groups[ids[row].role, ids[row].group].append(row)
+    # A mean of equal float32 rewards may miss them by a rounding error, which the tiny deviation
+    # would blow up.
+    return [rows for rows in groups.values() if rewards[rows].min() < rewards[rows].max()]
+
+
+def _baseline(row: TrajectoryId) -> float:
+    if row.baseline is None:
+        raise ValueError(
+            f"uid '{row}' carries no baseline for algorithm.adv_estimator=rae to subtract; let the"
+            " replay buffer write one (trainer.v1.sampler.custom_sampler as in"
+            " configs/medical_selfplay.yaml, game.rae_decay), or set"
+            " algorithm.adv_estimator=role_rloo, which needs none"
+        )
+    return row.baseline
+
+
+def _over_tokens(
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    played: list[int],
+    ids: dict[int, TrajectoryId],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Balances the truths and gives every token its row's advantage, [rows, length]."""
+    weighted = advantages * _weights(advantages, played, ids)
+    weighted = weighted.unsqueeze(-1) * response_mask
+    return weighted, weighted
 
 
 def _weights(like: torch.Tensor, played: list[int], ids: dict[int, TrajectoryId]) -> torch.Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ ids = st.builds(
     role=st.sampled_from(Role),
     group=st.text(),
     error_present=st.none() | st.booleans(),
+    # 0.0 and -0.0 are equal and written differently; no average is -0.0.
+    baseline=st.none() | st.floats(allow_nan=False).map(lambda value: value + 0.0),
 )
 
 
@@ -25,7 +28,15 @@ def test_different_ids_are_written_differently(one: TrajectoryId, other: Traject
     assert (str(one) == str(other)) == (one == other)
 
 
-@pytest.mark.parametrize("uid", ["", "7f3a", "7f3a|2", "pad-1"])
+def test_a_baseline_keeps_every_bit_also_of_a_numpy_number() -> None:
+    value = 0.1 + 0.2
+    for written in (value, np.float64(value)):
+        assert TrajectoryId.parse(str(TrajectoryId(Role.ATTACKER, "a", None, written))) == (
+            TrajectoryId(Role.ATTACKER, "a", None, value)
+        )
+
+
+@pytest.mark.parametrize("uid", ["", "7f3a", "7f3a|2", "pad-1", "a|b|c|d", "attacker||x|a"])
 def test_a_uid_without_a_role_is_refused_with_the_setting_to_change(uid: str) -> None:
     with pytest.raises(ValueError, match="custom_sampler"):
         TrajectoryId.parse(uid)
