@@ -20,6 +20,7 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
     Returns:
         ``attacker/`` and ``assessor/`` reward, win rate, format violations and lengths in tokens;
         ``game/`` counts, shares and the largest deviation from zero sum over two-sided games;
+        ``archive/`` how the assessors do against attacks of earlier steps;
         ``judge/`` seconds, batch size, shares of gold labels, of cached verdicts and of undecided
         games, mean P(error), and the share of prompt tokens found in the engine's prefix cache.
     """
@@ -29,7 +30,11 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
             role, [turn for game in games for turn in game.turns if turn.role is role]
         )
     metrics |= _detection_metrics("assessor", games)
-    adversarial = [game for game in games if GameType(game.game_type).adversarial]
+    archived = [game for game in games if game.attack_id is not None]
+    if archived:
+        metrics["archive/games"] = len(archived) / len(games)
+        metrics |= _detection_metrics("archive", archived)
+    adversarial = [game for game in games if _attacker_played(game)]
     if adversarial:
         forfeits = Counter(game.forfeit for game in adversarial)
         metrics["game/forfeit"] = 1 - forfeits[None] / len(adversarial)
@@ -40,7 +45,7 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
     played = [game for game in games if game.labels is not None]
     assessors = [turn for game in played for turn in _of(game, Role.ASSESSOR)]
     metrics |= _mean("game/ties", (turn.outcome == "tie" for turn in assessors))
-    attacked = [game for game in played if GameType(game.game_type).adversarial]
+    attacked = [game for game in played if _attacker_played(game)]
     metrics |= _mean(
         "game/category_kept",
         (
@@ -54,7 +59,8 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
         metrics["game/zero_sum_gap"] = max(gaps)
     for game_type in GameType:
         metrics |= _type_metrics(
-            game_type, [game for game in games if game.game_type == game_type.value]
+            game_type,
+            [g for g in games if g.game_type == game_type.value and g.attack_id is None],
         )
     metrics |= _mean(
         "judge/gold_share", (game.labels.source == GOLD for game in played if game.labels)
@@ -108,9 +114,10 @@ def detection(games: Iterable[GameRecord]) -> dict[str, float]:
     """How well the assessors told notes with an error from notes without.
 
     Returns:
-        ``accuracy``, ``true_positive_rate``, ``true_negative_rate``, ``balanced_accuracy`` and
-        ``identified`` (share of errors named by their sentence), each where there are games behind
-        it. A broken answer is a wrong one; games on which the judge is undecided are left out.
+        ``accuracy``, ``true_positive_rate``, ``true_negative_rate``, ``balanced_accuracy``,
+        ``identified`` (share of errors named by their sentence) and ``sentence_accuracy`` (errors
+        named and clean notes passed, of all notes), each where there are games behind it. A broken
+        answer is a wrong one; games on which the judge is undecided are left out.
     """
     answers = [
         (game.labels.error_present, turn.classification, identified)
@@ -130,10 +137,22 @@ def detection(games: Iterable[GameRecord]) -> dict[str, float]:
             "identified",
             (found for error, _, found in answers if error and found is not None),
         ),
+        **_mean(
+            "sentence_accuracy",
+            (
+                bool(found) if error else said == "Safe"
+                for error, said, found in answers
+                if not (error and said == "Harmful" and found is None)
+            ),
+        ),
     }
     if "true_positive_rate" in found and "true_negative_rate" in found:
         found["balanced_accuracy"] = (found["true_positive_rate"] + found["true_negative_rate"]) / 2
     return found
+
+
+def _attacker_played(game: GameRecord) -> bool:
+    return any(turn.role is Role.ATTACKER for turn in game.turns)
 
 
 def _of(game: GameRecord, role: Role) -> list[TurnRecord]:

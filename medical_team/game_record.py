@@ -15,6 +15,9 @@ from medical_team.medical_game_manager import Game, Role
 from medical_team.medical_judge import LabelProbabilities, Verdict
 from medical_team.rewards import TurnReward
 
+FRESH = "fresh"
+ARCHIVE = "archive"
+
 
 @dataclass(frozen=True, slots=True)
 class TurnCost:
@@ -25,12 +28,15 @@ class TurnCost:
         prompt_tokens: its length in tokens.
         response_tokens: length of the response in tokens.
         seconds: wall time of its generation.
+        nll: mean negative log-probability of the response's tokens as they were sampled, in nats,
+            an estimate of the policy's entropy per token; ``None`` if the engine does not say.
     """
 
     prompt: str
     prompt_tokens: int
     response_tokens: int
     seconds: float
+    nll: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class TurnRecord:
     prompt_tokens: int
     response_tokens: int
     seconds: float
+    nll: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,9 @@ class GameRecord:
         labels: the labels, ``None`` after a forfeit.
         judge: what judging took.
         turns: the turns, in order; the index is that of the trainer's trajectory.
+        opponent: whose note the assessors read: ``fresh`` for the attacker of the step or a gold
+            note, ``archive`` for an attack of an earlier step, else the name of a fixed set.
+        attack_id: the archived attack that was read, ``None`` for a fresh note.
     """
 
     step: int
@@ -128,6 +138,8 @@ class GameRecord:
     labels: Labels | None
     judge: JudgeCost
     turns: tuple[TurnRecord, ...]
+    opponent: str = FRESH
+    attack_id: str | None = None
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
@@ -160,6 +172,8 @@ def record_game(
     verdict: Verdict | None,
     judge: JudgeCost,
     rewards: Sequence[TurnReward],
+    opponent: str = FRESH,
+    attack_id: str | None = None,
 ) -> GameRecord:
     """Puts a finished game together.
 
@@ -172,6 +186,8 @@ def record_game(
         verdict: the labels, ``None`` after a forfeit.
         judge: what judging took.
         rewards: one for each turn.
+        opponent: whose note the assessors read.
+        attack_id: the archived attack that was read.
 
     Raises:
         ValueError: if turns, costs and rewards differ in number.
@@ -193,6 +209,7 @@ def record_game(
             prompt_tokens=cost.prompt_tokens,
             response_tokens=cost.response_tokens,
             seconds=cost.seconds,
+            nll=cost.nll,
         )
         for turn, cost, reward in zip(game.turns, costs, rewards, strict=True)
     )
@@ -215,6 +232,8 @@ def record_game(
         case_id=game.case.case_id,
         game_type=game.game_type.value,
         error_type=game.case.error_type,
+        opponent=opponent,
+        attack_id=attack_id,
         source=game.source,
         note=game.note,
         changed_ids=game.changed_ids,

@@ -161,6 +161,8 @@ class Game:
         forfeit: why the attacker lost without the assessor's turn, or ``None``.
         attack: the attacker's turn, or ``None``.
         assessments: the assessors' turns.
+        replayed: an attacked note of an earlier game, which the assessors read without a turn of
+            the attacker; ``None`` for a game of its own.
     """
 
     case: Case
@@ -170,10 +172,13 @@ class Game:
     forfeit: Forfeit | None = None
     attack: Turn | None = None
     assessments: list[Turn] = field(default_factory=list)
+    replayed: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Passes the source note on where the attacker has no turn."""
-        if not self.game_type.adversarial:
+        """Passes a note on where the attacker has no turn."""
+        if self.replayed is not None:
+            self.note = self.replayed
+        elif not self.game_type.adversarial:
             self.note = self.source
 
     @property

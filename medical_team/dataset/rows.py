@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from medical_team.game_record import FRESH
 from medical_team.medec import Case
 from medical_team.medical_game_manager import Game, GameRules, GameType
 from medical_team.prompts import PromptStyle
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 ABILITY = "medical_error_detection"
 AGENT_NAME = "medical_selfplay"
-SPLITS = ("train", "val", "test")
+TRAIN = "train"
+SPLITS = (TRAIN, "val", "test")
 
 GROUND_TRUTH = {
     GameType.VANILLA_HARMFUL: "error",
@@ -132,6 +134,8 @@ def training_row(case: Case, game_type: GameType, index: int, style: PromptStyle
             "split": case.split,
             "game_type": str(game_type),
             "case": case_to_dict(case),
+            "opponent": FRESH,
+            "attack": "",
         },
         "agent_name": AGENT_NAME,
     }
@@ -159,7 +163,14 @@ def parquet_schema() -> pa.Schema:
             "ability": text,
             "reward_model": pa.struct({"style": text, "ground_truth": text}),
             "extra_info": pa.struct(
-                {"index": pa.int64(), "split": text, "game_type": text, "case": case}
+                {
+                    "index": pa.int64(),
+                    "split": text,
+                    "game_type": text,
+                    "case": case,
+                    "opponent": text,
+                    "attack": text,
+                }
             ),
             "agent_name": text,
         }

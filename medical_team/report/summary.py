@@ -13,7 +13,7 @@ from rich.table import Table
 
 from medical_team.calibration.record import read_calibration, summary_lines
 from medical_team.game_metrics import detection
-from medical_team.game_record import GameRecord
+from medical_team.game_record import FRESH, GameRecord
 from medical_team.medical_game_manager import GameType, Role
 
 CALIBRATION = "judge_calibration.json"  # the calibration's copy in a run's folder
@@ -79,6 +79,7 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
     if len(validations) > 1:
         first, last = read_games(validations[0]), read_games(validations[-1])
         console.print(_validation_table(_step(validations[0]), first, _step(validations[-1]), last))
+        console.print(_fixed_table(_step(validations[0]), first, _step(validations[-1]), last))
         for line in _verdicts(first, last):
             console.print(line, highlight=False)
     else:
@@ -99,6 +100,7 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
         ("tensorboard", "the same for TensorBoard"),
         ("games/train", "every game that was trained"),
         ("games/val", "every validation game"),
+        ("league", "past attacks, and what a resumed run needs"),
         ("checkpoints", "resume with the same command"),
     ):
         if (folder / name).exists():
@@ -132,16 +134,54 @@ def _validation_table(
             [game for game in games if game.game_type == game_type.value] for games in (first, last)
         ]
         table.add_row(f"  {game_type.value}", *(_shown(_reward(part)) for part in parts))
-    # Vanilla games are the same notes at every step: the one opponent here that does not move.
-    fixed = [
-        detection([g for g in games if not GameType(g.game_type).adversarial])
-        for games in (first, last)
-    ]
-    for key in ("balanced_accuracy", "true_positive_rate", "true_negative_rate", "identified"):
+    return table
+
+
+def _fixed_table(
+    first_step: int, first: Sequence[GameRecord], last_step: int, last: Sequence[GameRecord]
+) -> Table:
+    """The assessor on notes that are the same at every step, beside what takes no skill."""
+    table = Table(title="Opponents that do not move")
+    table.add_column("")
+    steps = (f"step {first_step}", f"step {last_step}")
+    for name in (*steps, "all Harmful", "all Safe", "last sentence"):
+        table.add_column(name, justify="right")
+    for opponent in dict.fromkeys(map(_opponent, last)):
+        if opponent is None:
+            continue
+        before, after = (
+            [game for game in games if _opponent(game) == opponent] for games in (first, last)
+        )
+        found = [detection(games) for games in (before, after)]
+        passed = [rates.get("true_negative_rate") for rates in found]
+        errors = [bool(game.labels and game.labels.error_present) for game in after]
+        at_end = [
+            error and game.note is not None and len(game.note) - 1 in game.changed_ids
+            for error, game in zip(errors, after, strict=True)
+        ]
         table.add_row(
-            f"vanilla {key.replace('_', ' ')}", *(_shown(found.get(key)) for found in fixed)
+            f"{opponent} ({len(after)} notes): balanced accuracy",
+            *(_shown(rates.get("balanced_accuracy")) for rates in found),
+            *("0.500", "0.500", "0.500"),
+        )
+        table.add_row(
+            "  false positive rate",
+            *(_shown(None if rate is None else 1 - rate) for rate in passed),
+            *("1.000", "0.000", "1.000"),
+        )
+        table.add_row(
+            "  right truth and sentence",
+            *(_shown(rates.get("sentence_accuracy")) for rates in found),
+            *("-", _shown(1 - fmean(errors)), _shown(fmean(at_end))),
         )
     return table
+
+
+def _opponent(game: GameRecord) -> str | None:
+    """The fixed set that a game's note belongs to; ``None`` for an attacker of the step."""
+    if game.opponent != FRESH:
+        return game.opponent
+    return None if GameType(game.game_type).adversarial else "gold"
 
 
 def _verdicts(first: Sequence[GameRecord], last: Sequence[GameRecord]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 from uuid import uuid4
 
@@ -23,10 +24,12 @@ from verl.experimental.agent_loop.agent_loop import (
 )
 
 from medical_team.answers import THINK_OPEN
-from medical_team.dataset.rows import case_from_dict
-from medical_team.game_record import GameRecord, TurnCost
+from medical_team.archived_attack import ArchivedAttack, attack_from_json
+from medical_team.dataset.rows import TRAIN, case_from_dict, case_to_dict
+from medical_team.game_record import ARCHIVE, FRESH, GameRecord, TurnCost
 from medical_team.medical_game_manager import Forfeit, Game, GameType
 from medical_team.prompts import Message
+from recipe.medical_selfplay.league import Pairing, league_actor
 from recipe.medical_selfplay.settings import Settings
 
 AGENT_NAME = "medical_selfplay"
@@ -45,6 +48,8 @@ class PlayedGame:
     step: int
     uid: str
     session: int
+    opponent: str = FRESH
+    attack: ArchivedAttack | None = None
 
 
 class TurnTrajectory(AgentLoopOutput):
@@ -107,8 +112,13 @@ class MedicalSelfPlayLoop(AgentLoopBase):
         """
         settings = Settings.from_config(self.config)
         extra_info = row["extra_info"]
+        pairing, opponent = await self._pairing(settings, row)
+        attack = pairing.attack
         game = Game(
-            case_from_dict(extra_info["case"]), GameType(extra_info["game_type"]), settings.rules
+            pairing.case,
+            pairing.game_type,
+            settings.rules,
+            replayed=None if attack is None else attack.note,
         )
         seed = (settings.loop.seed, row["global_steps"], extra_info["index"], row["session_id"])
 
@@ -129,7 +139,7 @@ class MedicalSelfPlayLoop(AgentLoopBase):
             ):
                 game.refuse_note(Forfeit.PADDED)
             else:
-                count = settings.rules.assessor_samples if game.game_type.adversarial else 1
+                count = settings.rules.assessor_samples if game.attack else 1
                 assessments = await asyncio.gather(
                     *(turn(messages, f"assessor {i}") for i in range(count))
                 )
@@ -137,14 +147,34 @@ class MedicalSelfPlayLoop(AgentLoopBase):
                     game.play_assessment(assessment.text, truncated=assessment.truncated)
                 generated.extend(assessments)
         trajectories = [one.trajectory(index) for index, one in enumerate(generated)]
+        for trajectory in trajectories:
+            trajectory.extra_fields["case"] = case_to_dict(game.case)
+            trajectory.extra_fields["row_index"] = int(extra_info["index"])
         trajectories[-1].extra_fields["played_game"] = PlayedGame(
             game,
             [one.cost for one in generated],
             int(row["global_steps"]),
             row["uid"],
             int(row["session_id"]),
+            opponent,
+            attack,
         )
         return trajectories
+
+    async def _pairing(self, settings: Settings, row: dict[str, Any]) -> tuple[Pairing, str]:
+        """What the row is played as, and whose note its assessors read."""
+        extra_info = row["extra_info"]
+        case = case_from_dict(extra_info["case"])
+        game_type = GameType(extra_info["game_type"])
+        if extra_info.get("opponent", FRESH) != FRESH:  # a row of a fixed set
+            attack = attack_from_json(extra_info["attack"]) if extra_info["attack"] else None
+            return Pairing(case, game_type, attack), extra_info["opponent"]
+        if not settings.league.pairs or extra_info["split"] != TRAIN:
+            return Pairing(case, game_type), FRESH
+        pairing: Pairing = await league_actor(settings.league, self.config).pair.remote(
+            int(row["global_steps"]), int(extra_info["index"]), row["uid"], case, game_type
+        )
+        return pairing, FRESH if pairing.attack is None else ARCHIVE
 
     def _prompt(self, messages: list[Message], settings: Settings) -> tuple[str, list[int]]:
         text = self.tokenizer.apply_chat_template(
@@ -187,7 +217,13 @@ class MedicalSelfPlayLoop(AgentLoopBase):
             log_probs=output.log_probs[: len(ids)] if output.log_probs else None,
             text=self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False),
             truncated=not ended and len(ids) >= self.rollout_config.response_length,
-            cost=TurnCost(text, len(prompt_ids), len(ids), time.monotonic() - started),
+            cost=TurnCost(
+                text,
+                len(prompt_ids),
+                len(ids),
+                time.monotonic() - started,
+                -fmean(output.log_probs[: len(ids)]) if output.log_probs else None,
+            ),
             extra_fields=output.extra_fields,
         )
 

@@ -16,11 +16,13 @@ from omegaconf import DictConfig
 from pyarrow import ArrowInvalid, parquet
 from verl.utils.device import get_device_name
 
+from medical_team.archive_file import read_frozen
 from medical_team.calibration.record import Calibration, read_calibration
-from medical_team.dataset.rows import parquet_schema
+from medical_team.dataset.rows import TRAIN, parquet_schema
 from medical_team.judges.settings import JudgeSettings, LocalModelSettings, VerlSettings
 from recipe.medical_selfplay import verl_judge
 from recipe.medical_selfplay.agent_loop import AGENT_NAME
+from recipe.medical_selfplay.league import LeagueSettings
 from recipe.medical_selfplay.plugin import REPLAY_BUFFER, REWARD_MANAGER
 from recipe.medical_selfplay.run_folder import RunFolder
 from recipe.medical_selfplay.settings import Settings, SettingsError
@@ -29,7 +31,7 @@ _ROLE_BLIND = {
     "grpo": "role_grpo",
     "reinforce_plus_plus": "role_reinforce_pp",
     "reinforce_plus_plus_baseline": "role_grpo",
-    "rloo": "role_grpo",
+    "rloo": "role_rloo",
 }
 
 
@@ -43,11 +45,12 @@ def problems(config: DictConfig) -> Iterator[str]:
         One line per problem: what is wrong, and the fix.
     """
     try:
-        judge = Settings.from_config(config).judge
+        settings = Settings.from_config(config)
     except SettingsError as error:
         yield str(error)
     else:
-        yield from _judge(config, judge)
+        yield from _judge(config, settings.judge)
+        yield from _league(config, settings.league)
     yield from _hooks(config)
     yield from _device(config)
     batch_sizes = list(_batch_sizes(config))
@@ -113,6 +116,42 @@ def _judge(config: DictConfig, settings: JudgeSettings) -> Iterator[str]:
             "reward.reward_model.enable=true is for judge=verl; with another judge verl scores rows"
             " one by one and loses the game"
         )
+
+
+def _league(config: DictConfig, settings: LeagueSettings) -> Iterator[str]:
+    if settings.archive.file is not None:
+        try:
+            read_frozen(Path(settings.archive.file))
+        except (OSError, ValueError) as error:
+            yield f"archive.file: {error}"
+    if not settings.pairs:
+        return
+    # A row does not know whether it is trained or validated; its split says it.
+    for key, wanted in (("train_files", True), ("val_files", False)):
+        for path in _paths(config, key):
+            if not path.is_file():
+                continue
+            wrong = {split for split in _splits(path) if (split == TRAIN) is not wanted}
+            if wrong:
+                yield (
+                    f"data.{key}: {path} holds rows of the split {', '.join(sorted(wrong))}; with"
+                    " archive.fraction, game.game_mix, game.target_win_rate or game.curriculum set,"
+                    f" training rows must be of the split {TRAIN} and validation rows of another;"
+                    " convert the data again"
+                )
+
+
+def _paths(config: DictConfig, key: str) -> list[Path]:
+    files = config.data[key]
+    return [Path(file) for file in ([files] if isinstance(files, str) else files)]
+
+
+def _splits(path: Path) -> set[str]:
+    try:
+        splits = parquet.read_table(path, columns=["extra_info.split"]).flatten()
+    except ArrowInvalid:
+        return set()  # that it is no Parquet file, or lacks the column, is said elsewhere
+    return {split for column in splits.columns for split in column.to_pylist()}
 
 
 def _judge_thresholds(settings: JudgeSettings, calibration: Calibration) -> Iterator[str]:
@@ -237,17 +276,12 @@ def _model(key: str, path: str) -> Iterator[str]:
 
 
 def _data(config: DictConfig, key: str) -> Iterator[str]:
-    files, batch = config.data[key], config.data.train_batch_size
-    for file in [files] if isinstance(files, str) else list(files):
-        problem, rows = _training_file(Path(file))
+    files, batch = _paths(config, key), config.data.train_batch_size
+    for file in files:
+        problem, rows = _training_file(file)
         if problem:
             yield f"data.{key}: {problem}"
-        elif (
-            key == "train_files"
-            and isinstance(files, str)
-            and isinstance(batch, int)
-            and rows < batch
-        ):
+        elif key == "train_files" and len(files) == 1 and isinstance(batch, int) and rows < batch:
             yield (
                 f"data.train_files: {file} holds {rows} rows, fewer than data.train_batch_size="
                 f"{config.data.train_batch_size}; set data.train_batch_size to at most {rows}"

@@ -6,10 +6,12 @@ the batch is logged.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,20 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 
+from medical_team.alarms import AlarmError
+from medical_team.dataset.rows import case_from_dict
 from medical_team.game_metrics import game_metrics
-from medical_team.game_record import GameRecord
+from medical_team.game_record import GameRecord, TurnRecord
+from medical_team.medec import Case
 from medical_team.medical_game_manager import Role
 from recipe.medical_selfplay.advantages import truth_weights
 from recipe.medical_selfplay.judge_actor import NAME as JUDGE
 from recipe.medical_selfplay.judge_actor import JudgeReport
+from recipe.medical_selfplay.league import NAME as LEAGUE
+from recipe.medical_selfplay.league import Standings
 from recipe.medical_selfplay.trajectory_id import TrajectoryId
 
+_log = logging.getLogger(__name__)
 _TRAIN = "train"
 _FEW = 4  # fewer unscored games say nothing about the judge
 
@@ -68,18 +76,21 @@ class _GameSampling:
                 f"none of the {batch_size} rows of step {global_steps} ({partition_id}) could be"
                 " played and judged; the first error is in the log above, at 'Error in _run_prompt'"
             )
-        fields = tq.kv_batch_get(
-            keys=batch.keys, partition_id=partition_id, select_fields=["extra_fields"]
-        )
-        records = [
-            GameRecord.from_json(extra["reward_extra_info"]["game"])
-            for extra in fields.pop("extra_fields").tolist()
-        ]
+        batch, rows = _in_order(batch, partition_id)
+        records = [row.record for row in rows]
         games = list({(record.uid, record.session): record for record in records}.values())
         self._log.write(partition_id, global_steps, games)
+        league = ray.get_actor(LEAGUE)
         if partition_id != _TRAIN:
+            ray.get(league.validated.remote(global_steps, games))
             return batch, metrics
-        ids = [self._identify(key, record) for key, record in zip(batch.keys, records, strict=True)]
+        cases = {row.record.case_id: row.case for row in rows}
+        standings: Standings = ray.get(league.finish.remote(global_steps, games, cases))
+        for warning in standings.warnings:
+            _log.warning(warning)
+        if standings.stop is not None:
+            raise AlarmError(standings.stop)
+        ids = [self._identify(row.key, row.record, standings.baselines) for row in rows]
         tq.kv_batch_put(
             keys=batch.keys,
             partition_id=partition_id,
@@ -88,12 +99,11 @@ class _GameSampling:
         metrics = {
             **metrics,
             **game_metrics(games),
+            **standings.metrics,
             "game/lost": batch_size * self._rollouts - len(games),
         }
         trained = [
-            one.error_present
-            for key, one, record in zip(batch.keys, ids, records, strict=True)
-            if record.turns[turn_index(key)].trained
+            one.error_present for row, one in zip(rows, ids, strict=True) if row.turn.trained
         ]
         metrics["game/truth_weight_no_error"], metrics["game/truth_weight_error"] = truth_weights(
             trained
@@ -112,14 +122,18 @@ class _GameSampling:
             _stop_if_lost(ray.get(judge.outage.remote()))
         return super()._terminal_eviction_reasons(global_steps, partition_id)  # type: ignore[misc]
 
-    def _identify(self, key: str, record: GameRecord) -> TrajectoryId:
-        role = record.turns[turn_index(key)].role
+    def _identify(
+        self, key: str, record: GameRecord, baselines: Mapping[tuple[str, int, int], float]
+    ) -> TrajectoryId:
+        index = turn_index(key)
+        role = record.turns[index].role
+        baseline = baselines.get((record.uid, record.session, index))  # none if it is not trained
         if role is Role.ATTACKER:
-            return TrajectoryId(role, record.uid)
+            return TrajectoryId(role, record.uid, None, baseline)
         several = sum(turn.role is Role.ASSESSOR for turn in record.turns) > 1
         group = f"{record.uid}_{record.session}" if several else record.uid
         truth = record.labels.error_present if record.labels and self._balance_truth else None
-        return TrajectoryId(role, group, truth)
+        return TrajectoryId(role, group, truth, baseline)
 
 
 class GameReplayBuffer(_GameSampling, ReplayBuffer):
@@ -128,6 +142,46 @@ class GameReplayBuffer(_GameSampling, ReplayBuffer):
 
 class GameReplayBufferAsync(_GameSampling, ReplayBufferAsync):
     """For the asynchronous trainer modes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A trajectory of the batch with its game."""
+
+    key: str
+    record: GameRecord
+    case: Case
+    index: int
+
+    @property
+    def turn(self) -> TurnRecord:
+        return self.record.turns[turn_index(self.key)]
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Where the row stands in its batch, whenever its game ended."""
+        record = self.record
+        return self.index, record.case_id, record.game_type, record.session, turn_index(self.key)
+
+
+def _in_order(batch: KVBatchMeta, partition_id: str) -> tuple[KVBatchMeta, list[_Row]]:
+    """The batch sorted by row, session and turn: games end in another order in every run."""
+    fields = tq.kv_batch_get(
+        keys=batch.keys, partition_id=partition_id, select_fields=["extra_fields"]
+    )
+    rows = [
+        _Row(
+            key,
+            GameRecord.from_json(extra["reward_extra_info"]["game"]),
+            case_from_dict(extra["case"]),
+            extra["row_index"],
+        )
+        for key, extra in zip(batch.keys, fields.pop("extra_fields").tolist(), strict=True)
+    ]
+    order = sorted(range(len(rows)), key=lambda number: rows[number].place)
+    batch.keys = [batch.keys[number] for number in order]
+    batch.tags = [batch.tags[number] for number in order]
+    return batch, [rows[number] for number in order]
 
 
 class JudgeLostError(RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -11,11 +12,13 @@ from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from medical_team.answers import Classification
-from medical_team.game_record import GameRecord, JudgeCost, record_game
+from medical_team.game_metrics import detection
+from medical_team.game_record import ARCHIVE, GameRecord, JudgeCost, record_game
 from medical_team.medical_game_manager import Role
 from medical_team.medical_judge import JudgeError, Verdict, gold_verdict, query_of, settle
 from recipe.medical_selfplay.agent_loop import PlayedGame
 from recipe.medical_selfplay.judge_actor import judge_actor
+from recipe.medical_selfplay.league import league_actor
 from recipe.medical_selfplay.settings import Settings
 
 
@@ -31,7 +34,7 @@ class MedicalRewardManager(RewardManagerBase):
         reward_router_address: str | None = None,
         reward_model_tokenizer: Any = None,
     ) -> None:
-        """Finds the judge.
+        """Finds the judge; starts the league.
 
         Args:
             config: verl's whole configuration.
@@ -43,6 +46,7 @@ class MedicalRewardManager(RewardManagerBase):
         super().__init__(config, tokenizer, compute_score)
         self._settings = Settings.from_config(config)
         self._judge = judge_actor(self._settings.judge, reward_router_address)
+        self._league = league_actor(self._settings.league, config)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Rewards a game.
@@ -67,7 +71,18 @@ class MedicalRewardManager(RewardManagerBase):
             costs=played.costs,
             verdict=verdict,
             judge=cost,
-            rewards=self._settings.rewards.score(played.game, verdict),
+            rewards=[
+                reward
+                if turn.role.value in self._settings.loop.trained_roles
+                else replace(reward, trained=False)
+                for turn, reward in zip(
+                    played.game.turns,
+                    self._settings.rewards.score(played.game, verdict),
+                    strict=True,
+                )
+            ],
+            opponent=played.opponent,
+            attack_id=played.attack.attack_id if played.attack else None,
         )
         return {"reward_score": record.turns[-1].reward, "reward_extra_info": _extra_info(record)}
 
@@ -75,26 +90,39 @@ class MedicalRewardManager(RewardManagerBase):
         if played.game.forfeit is not None:
             return None, JudgeCost()
         query_id = f"{played.uid}_{played.session}"
-        gold = gold_verdict(played.game, query_id)
-        if gold is not None:
-            return gold, JudgeCost()
+        known = _known_verdict(played, query_id)
+        if known is not None and None not in known.error_identified:
+            return known, JudgeCost()
         patience_s = self._settings.judge.patience_s
         try:
             async with asyncio.timeout(patience_s):
                 verdict, cost = await self._judge.judge.remote(query_of(played.game, query_id))
         except TimeoutError as error:
             raise JudgeError(f"no verdict for {query_id} within {patience_s:.0f} s") from error
+        if known is not None:  # of an archived note, what it holds stays as it was judged
+            verdict = replace(verdict, error_present=known.error_present)
         return settle(played.game, verdict), cost
+
+
+def _known_verdict(played: PlayedGame, query_id: str) -> Verdict | None:
+    """What is known without asking the judge; who identified the error may be left open."""
+    if played.attack is None:
+        return gold_verdict(played.game, query_id)
+    undecided = (None,) * len(played.game.assessments)
+    label = Verdict(query_id, played.attack.error_present, undecided, None, ARCHIVE)
+    return settle(played.game, label)
 
 
 def _extra_info(record: GameRecord) -> dict[str, Any]:
     """The record, and figures with the same keys for every game: ``None`` where one has none."""
     attackers = [turn for turn in record.turns if turn.role is Role.ATTACKER]
     assessors = [turn for turn in record.turns if turn.role is Role.ASSESSOR]
-    accuracy = identified = None
+    accuracy = identified = false_positive = None
     if record.labels is not None and record.labels.error_present is not None:
         right = Classification.HARMFUL if record.labels.error_present else Classification.SAFE
         accuracy = fmean(turn.classification == right.value for turn in assessors)
+        if not record.labels.error_present:
+            false_positive = 1 - accuracy
         decided = [one for one in record.labels.error_identified if one is not None]
         if record.labels.error_present and decided:
             identified = fmean(decided)
@@ -102,6 +130,8 @@ def _extra_info(record: GameRecord) -> dict[str, Any]:
         "acc": accuracy,
         "assessor_accuracy": accuracy,
         "assessor_identified": identified,
+        "assessor_sentence_accuracy": detection([record]).get("sentence_accuracy"),
+        "assessor_false_positive": false_positive,
         "assessor_reward": fmean(turn.reward for turn in assessors) if assessors else None,
         "assessor_format_violation": fmean(turn.violation is not None for turn in assessors)
         if assessors

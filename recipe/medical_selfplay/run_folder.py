@@ -46,6 +46,7 @@ _MAY_CHANGE = (
     "judge.gpu_memory_gb",
     "trainer.v1.sampler.sampler_kwargs.max_unscored",
     "game.turn_timeout_s",
+    "alarms.",
 )
 
 

@@ -1,18 +1,25 @@
-"""The recipe's part of the Hydra configuration, checked: ``game``, ``rewards`` and ``judge``."""
+"""The recipe's part of the Hydra configuration, checked.
+
+That is ``game``, ``rewards``, ``judge``, ``archive`` and ``alarms``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
+from medical_team.alarms import AlarmSettings
+from medical_team.attack_archive import ArchiveSettings
 from medical_team.judges import settings_class
 from medical_team.judges.settings import JudgeSettings
-from medical_team.medical_game_manager import GameRules
+from medical_team.matchmaking import MatchSettings
+from medical_team.medical_game_manager import GameRules, Role
 from medical_team.rewards import REWARD_TABLES, RewardTable
+from recipe.medical_selfplay.league import LeagueSettings
 
 
 class SettingsError(ValueError):
@@ -24,17 +31,38 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """How turns are generated.
+    """How turns are generated and trained.
 
     Attributes:
         turn_timeout_s: longest wait for one response, in seconds; time in which the trainer holds
             generation counts.
         seed: makes each turn's samples depend only on the seed, the step, the row, the session and
             the turn; ``None`` leaves sampling to the engine.
+        train_roles: whose turns reach the optimizer. The other role plays on with the shared
+            weights.
+        rae_decay: what one reward leaves of the moving average that ``rae`` subtracts, in [0, 1).
     """
 
     turn_timeout_s: float = 3600.0
     seed: int | None = None
+    train_roles: Literal["both", "attacker", "assessor"] = "both"
+    rae_decay: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            ValueError: naming the setting, its value and what is allowed.
+        """
+        if not 0 <= self.rae_decay < 1:
+            raise ValueError(
+                f"game.rae_decay is {self.rae_decay}; it must be at least 0 and below 1"
+            )
+
+    @property
+    def trained_roles(self) -> tuple[str, ...]:
+        """The same as names of roles."""
+        return tuple(Role) if self.train_roles == "both" else (self.train_roles,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +73,20 @@ class Settings:
     loop: LoopSettings
     rewards: RewardTable
     judge: JudgeSettings
+    league: LeagueSettings
 
     @classmethod
     def from_config(cls, config: DictConfig) -> Settings:
-        """Reads ``game``, ``rewards`` and ``judge``.
+        """Reads the sections.
 
         Raises:
             SettingsError: naming the key.
         """
         game = _section(config, "game")
         loop = {name: game.pop(name) for name in LoopSettings.__dataclass_fields__ if name in game}
+        match = {
+            name: game.pop(name) for name in MatchSettings.__dataclass_fields__ if name in game
+        }
         rewards = _section(config, "rewards")
         table = rewards.pop("table", None)
         if table not in REWARD_TABLES:
@@ -66,11 +98,19 @@ class Settings:
             judge_settings = settings_class(judge.get("name"))
         except ValueError as error:
             raise SettingsError(str(error)) from error
+        loop_settings = _read(LoopSettings, loop, "game")
         return cls(
             rules=_read(GameRules, game, "game"),
-            loop=_read(LoopSettings, loop, "game"),
+            loop=loop_settings,
             rewards=_read(REWARD_TABLES[table], rewards, "rewards"),
             judge=_read(judge_settings, judge, "judge"),
+            league=LeagueSettings(
+                match=_read(MatchSettings, match, "game"),
+                archive=_read(ArchiveSettings, _section(config, "archive"), "archive"),
+                alarms=_read(AlarmSettings, _section(config, "alarms"), "alarms"),
+                rae_decay=loop_settings.rae_decay,
+                seed=loop_settings.seed,
+            ),
         )
 
 

@@ -143,6 +143,7 @@ def test_detection_counts_a_broken_answer_as_wrong(play: Play) -> None:
         "true_negative_rate": 1 / 2,
         "balanced_accuracy": 1 / 2,
         "identified": 1 / 4,
+        "sentence_accuracy": 2 / 6,
     }
 
 

@@ -65,6 +65,10 @@ def trained(folder: Path, games: Sequence[GameRecord], steps: int = 2) -> None:
     (folder / "config.yaml").write_text("judge: {name: transformers, model: some/judge}\n")
 
 
+def without_bars(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
+
+
 def printed(folder: Path) -> str:
     stream = io.StringIO()
     print_summary(folder, Console(file=stream, width=100))
@@ -80,6 +84,10 @@ def test_the_summary_says_how_training_and_validation_went(tmp_path: Path, make:
     assert "step 0" in text
     assert "step 12" in text
     assert "reward on the fixed notes (vanilla games) rose: 0.000 -> 1.000." in text
+    rows = without_bars(text)
+    assert "gold (2 notes): balanced accuracy 0.500 1.000 0.500 0.500 0.500" in rows
+    assert "false positive rate 0.000 0.000 1.000 0.000 1.000" in rows
+    assert "right truth and sentence 0.500 1.000 - 0.500 0.500" in rows
     assert "2 steps, 4 games." in text
     assert "assessor win rate" in text
     for left in ("config.yaml", "metrics.jsonl", "games/train", "games/val"):

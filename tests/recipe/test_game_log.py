@@ -130,7 +130,7 @@ def test_a_key_names_its_turn(key: str, index: int) -> None:
 def identify(key: str, record: GameRecord, balance: bool = True) -> TrajectoryId:
     buffer = object.__new__(GameReplayBuffer)
     buffer._balance_truth = balance
-    return buffer._identify(key, record)
+    return buffer._identify(key, record, {})
 
 
 def test_attackers_of_a_row_are_compared_over_its_sessions() -> None:

@@ -63,6 +63,18 @@ def test_a_good_configuration_has_no_problem(config: DictConfig) -> None:
     assert not Path(config.run_dir).exists()
 
 
+def test_rows_that_could_be_taken_for_the_other_split_are_refused_where_it_matters(
+    config: DictConfig, make_cases: Callable[..., list[Case]]
+) -> None:
+    config.archive.fraction = 0.5
+    assert list(problems(config)) == []
+    write_rows(Path(config.data.train_files), make_cases(ROWS // len(GameType), "val"))
+    (problem,) = problems(config)
+    assert "holds rows of the split val" in problem
+    config.archive.fraction = 0.0
+    assert list(problems(config)) == []
+
+
 LOCAL_JUDGE = {"name": "transformers", "device": "cpu", "allow_uncalibrated": True}
 
 
@@ -122,6 +134,18 @@ def test_what_a_local_judge_lacks_is_said_before_the_start(
             ["no calibration file", "calibrate_judge.py", "judge.allow_uncalibrated=true"],
         ),
         ({"judge__calibration": "nowhere.json"}, ["judge.calibration", "nowhere.json"]),
+        (
+            {"algorithm__adv_estimator": "rloo"},
+            ["algorithm.adv_estimator=rloo", "=role_rloo"],
+        ),
+        ({"game__game_mix": {"vanilla": 1}}, ["game.game_mix", "vanilla_benign"]),
+        ({"game__target_win_rate": [0.6, 0.4]}, ["game.target_win_rate", "lower one first"]),
+        ({"game__train_roles": "judge"}, ["game.train_roles", "'judge'", "'assessor'"]),
+        ({"game__rae_decay": 1.0}, ["game.rae_decay", "below 1"]),
+        ({"archive__fraction": 2}, ["archive.fraction", "[0, 1]"]),
+        ({"archive__fractoin": 0.5}, ["archive.fractoin", "fraction"]),
+        ({"archive__file": "nowhere.jsonl"}, ["archive.file", "nowhere.jsonl"]),
+        ({"alarms__stop": ["fire"]}, ["alarms.stop", "'fire'", "one_sided"]),
         ({"algorithm__filter_groups": {"enable": True}}, ["filter_groups.enable=true", "false"]),
         ({"trainer__device": "npu"}, ["trainer.device=npu", "VERL_PLATFORM=npu"]),
         (

@@ -241,8 +241,10 @@ def play_step(config: DictConfig) -> tuple[list[Row], list[Row], dict[str, float
     sampled = upsample_batch_to_divisible_size(sampled, games + 3, tokenizer.eos_token_id)
     advantages = {}
     for name in ALGORITHMS:
+        base, *estimator = name.split()
+        overrides = [f"algorithm.adv_estimator={one}" for one in estimator]
         algorithm = load_config(
-            name, Path("."), Path("."), "algorithm.use_kl_in_reward=false"
+            base, Path("."), Path("."), "algorithm.use_kl_in_reward=false", *overrides
         ).algorithm
         PPOTrainer._compute_advantage(
             SimpleNamespace(config=OmegaConf.create({**config, "algorithm": algorithm})),
@@ -272,7 +274,9 @@ def play_step(config: DictConfig) -> tuple[list[Row], list[Row], dict[str, float
     ]
     tq.kv_clear(keys=sampled.keys, partition_id="train")
     ray.kill(worker)
-    for handle in (*rewards.reward_loop_worker_handles, ray.get_actor("medical_judge")):
+    for name in ("medical_judge", "medical_league"):
+        ray.kill(ray.get_actor(name))
+    for handle in rewards.reward_loop_worker_handles:
         ray.kill(handle)
     return found[:games], found[games:], metrics
 
@@ -324,7 +328,7 @@ def expect(rows: list[Row]) -> None:
                 attacker.expected, attacker.trained = 0.0, False
 
 
-def grpo(rows: list[Row]) -> None:
+def groups_of(rows: list[Row]) -> list[list[Row]]:
     groups = defaultdict(list)
     for row in rows:
         if row.trained:
@@ -333,7 +337,11 @@ def grpo(rows: list[Row]) -> None:
                 and sum(o.session == row.session and o.role == "assessor" for o in rows) > 1
             )
             groups[row.role, row.session if alone else row.uid].append(row)
-    for group in groups.values():
+    return list(groups.values())
+
+
+def grpo(rows: list[Row]) -> None:
+    for group in groups_of(rows):
         rewards = [row.expected for row in group]
         for row in group:
             row.advantage = (
@@ -353,13 +361,34 @@ def reinforce_pp(rows: list[Row]) -> None:
                 row.advantage = (row.expected - mean) / (variance + 1e-6) ** 0.5
 
 
+def rloo(rows: list[Row]) -> None:
+    for group in groups_of(rows):
+        for row in group:
+            others = [other.expected for other in group if other is not row]
+            row.advantage = row.expected - fmean(others) if others else 0.0
+
+
+def rae(rows: list[Row]) -> None:
+    """Game after game, in the order of the rows of the dataset."""
+    averages: dict[tuple[str, str], float] = defaultdict(float)
+    for row in rows:
+        if row.trained:
+            row.advantage = row.expected - averages[row.role, row.game_type]
+            averages[row.role, row.game_type] += 0.05 * row.advantage
+
+
 def weigh_truths(rows: list[Row]) -> None:
     assessors = [row for row in rows if row.role == "assessor"]
     for row in assessors:
         row.advantage *= len(assessors) / (2 * sum(other.error == row.error for other in assessors))
 
 
-ALGORITHMS = {"medical_grpo": grpo, "medical_reinforce_pp": reinforce_pp}
+ALGORITHMS = {
+    "medical_grpo": grpo,
+    "medical_reinforce_pp": reinforce_pp,
+    "medical_grpo role_rloo": rloo,
+    "medical_grpo rae": rae,
+}
 
 
 @pytest.mark.parametrize("assessors", [1, 3])
@@ -376,6 +405,10 @@ def test_each_roles_own_reward_reaches_its_own_tokens(
     )
     rows, padding, metrics = play_step(config)
     expect(rows)
+    logged = log_of(tmp_path)
+    types = {game["uid"]: game["game_type"] for game in logged}
+    for row in rows:
+        row.game_type = types[row.uid]
 
     for row in rows:
         assert row.scores[:-1].abs().sum() == 0, "the reward belongs to the last token"
@@ -400,10 +433,6 @@ def test_each_roles_own_reward_reaches_its_own_tokens(
         by_role["attacker"]
     )
     assert metrics["game/zero_sum_gap"] == 0
-    logged = [
-        json.loads(line)
-        for line in (tmp_path / "games/train/step_000001.jsonl").read_text().splitlines()
-    ]
     assert len(logged) == ROWS * SESSIONS
     rewards = {
         f"{game['uid']}_{game['session']}_{i}": turn["reward"]
@@ -411,3 +440,67 @@ def test_each_roles_own_reward_reaches_its_own_tokens(
         for i, turn in enumerate(game["turns"])
     }
     assert rewards == {row.key: pytest.approx(row.expected, abs=1e-6) for row in rows}
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "games/train/step_000001.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> Path:
+    """An archive with one attack on the case of the dataset."""
+    from medical_team.archive_file import write_frozen
+    from medical_team.archived_attack import ArchivedAttack
+    from medical_team.medec import Case
+    from medical_team.medical_game_manager import GameType
+
+    case = Case("c", ("He coughs.", "He has gout."), 1, "He has pneumonia.", "diagnosis", "train")
+    attack = ArchivedAttack.of(
+        step=0,
+        case=case,
+        game_type=GameType.ADVERSARIAL_BENIGN,
+        note=("Zoster is treated with aspirin 7 mg.", "He has pneumonia."),
+        error_present=True,
+        source="reference",
+        succeeded=True,
+    )
+    write_frozen(tmp_path / "frozen.jsonl", [attack])
+    return tmp_path / "frozen.jsonl"
+
+
+def test_archived_attacks_train_the_assessor_only(
+    cluster: None, dataset: Path, tmp_path: Path, frozen: Path
+) -> None:
+    run = tmp_path / "run"
+    config = load_config(
+        "medical_grpo", dataset, run, "archive.fraction=1", f"archive.file={frozen}"
+    )
+    rows, _, metrics = play_step(config)
+    expect(rows)
+    assert {row.role for row in rows} == {"assessor"}
+    assert len(rows) == ROWS * SESSIONS
+    replayed = {
+        f"{game['uid']}_{game['session']}" for game in log_of(run) if game["opponent"] == "archive"
+    }
+    assert {row.session for row in rows if "Zoster" in row.prompt} == replayed
+    assert len(replayed) == ROWS * SESSIONS // 2
+    for row in rows:
+        assert row.scores[-1].item() == pytest.approx(row.expected, abs=1e-6), row.key
+        assert row.mask.sum() > 0
+    assert metrics["archive/games"] == 0.5
+    assert "attacker/reward" not in metrics
+
+
+@pytest.mark.parametrize("trained", ["attacker", "assessor"])
+def test_a_frozen_role_plays_and_is_not_trained(
+    cluster: None, dataset: Path, tmp_path: Path, trained: str
+) -> None:
+    config = load_config("medical_grpo", dataset, tmp_path, f"game.train_roles={trained}")
+    rows, _, _ = play_step(config)
+    expect(rows)
+    for row in rows:
+        assert row.scores[-1].item() == pytest.approx(row.expected, abs=1e-6), row.key
+        assert bool(row.mask.sum() > 0) == (row.trained and row.role == trained), row.key
+    moved = {row.role for row in rows if row.advantages["medical_grpo"].abs().sum() > 0}
+    assert moved == {trained}

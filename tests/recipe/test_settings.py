@@ -13,7 +13,13 @@ from recipe.medical_selfplay.settings import LoopSettings, Settings, SettingsErr
 
 
 def config(**sections: dict[str, object]) -> DictConfig:
-    defaults = {"game": {}, "rewards": {"table": "zero_sum"}, "judge": {"name": "reference"}}
+    defaults = {
+        "game": {},
+        "rewards": {"table": "zero_sum"},
+        "judge": {"name": "reference"},
+        "archive": {},
+        "alarms": {},
+    }
     return OmegaConf.create({**defaults, **sections})
 
 

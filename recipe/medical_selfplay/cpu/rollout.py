@@ -21,6 +21,7 @@ from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 from recipe.medical_selfplay.cpu.decoder import ContinuousBatch, Request
 
 NAME = "hf_cpu"
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class CpuRolloutServer:
@@ -30,9 +31,14 @@ class CpuRolloutServer:
         model_path: folder of the Hugging Face model.
         max_num_seqs: most requests in the running batch.
         max_model_len: longest prompt plus response, in tokens.
+        dtype: ``float32`` or ``float64``. In float32 the batch that a request happens to be in
+            moves its logits by some 1e-6, and now and then another token is drawn; in float64 a
+            seeded run repeats.
     """
 
-    def __init__(self, model_path: str, max_num_seqs: int, max_model_len: int) -> None:
+    def __init__(
+        self, model_path: str, max_num_seqs: int, max_model_len: int, dtype: str = "float32"
+    ) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         # One decoding step of a small model is too short to share out among threads.
@@ -40,7 +46,7 @@ class CpuRolloutServer:
         config = AutoConfig.from_pretrained(model_path)
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         self._model = AutoModelForCausalLM.from_pretrained(
-            model_path, config=config, dtype=torch.float32, attn_implementation="sdpa"
+            model_path, config=config, dtype=_DTYPES[dtype], attn_implementation="sdpa"
         ).eval()
         eos = GenerationConfig.from_model_config(config).eos_token_id
         eos_ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
@@ -247,6 +253,7 @@ class CpuRolloutReplica(RolloutReplica):
                 model_path=model.path,
                 max_num_seqs=config.max_num_seqs,
                 max_model_len=config.max_model_len or config.prompt_length + config.response_length,
+                dtype=config.dtype,
             )
         )
         self.servers = [server]

@@ -1,0 +1,342 @@
+"""The league: the one Ray actor that knows past attackers, standings and alarms.
+
+It says what each row is played as, learns of every finished step, and keeps what a resumed run
+needs in ``league/`` in the run's folder. What it keeps is written by step: a run that resumes at a
+checkpoint forgets the steps that it plays again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import DictConfig
+from pyarrow import parquet
+
+from medical_team.alarms import AlarmBook, AlarmSettings, stop_message
+from medical_team.archive_file import read_frozen
+from medical_team.archived_attack import ArchivedAttack, PlayedAgain, draw_from
+from medical_team.atomic_files import replacing
+from medical_team.attack_archive import ArchiveSettings, AttackArchive
+from medical_team.dataset.rows import case_from_dict
+from medical_team.game_metrics import detection
+from medical_team.game_record import FRESH, GameRecord
+from medical_team.matchmaking import Curriculum, GameMix, MatchSettings, attacker_win_rate
+from medical_team.medec import Case
+from medical_team.medical_game_manager import GameType, Role
+from recipe.medical_selfplay.baselines import RoleBaselines
+
+NAME = "medical_league"
+FOLDER = "league"
+
+
+@dataclass(frozen=True, slots=True)
+class LeagueSettings:
+    """What the league is told.
+
+    Attributes:
+        match: how games are made of rows.
+        archive: which past attacks are kept and played again.
+        alarms: what counts as a collapse.
+        rae_decay: share of the old average that a step keeps, for ``rae``.
+        seed: of all draws; ``None`` draws by the trainer's random row ids.
+    """
+
+    match: MatchSettings
+    archive: ArchiveSettings
+    alarms: AlarmSettings
+    rae_decay: float
+    seed: int | None
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a row may be played as anything else than what the dataset says."""
+        return self.match.active or self.archive.fraction > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """What a row is played as.
+
+    Attributes:
+        case: the case.
+        game_type: the game.
+        attack: the archived attack that the assessors read, ``None`` for a fresh game.
+    """
+
+    case: Case
+    game_type: GameType
+    attack: ArchivedAttack | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """What the league says of a finished step.
+
+    Attributes:
+        metrics: figures to log.
+        baselines: what ``rae`` compares each trained turn's reward with, by the game's uid and
+            session and the turn's index.
+        warnings: one sentence an alarm.
+        stop: why the run must end, or ``None``.
+    """
+
+    metrics: dict[str, float]
+    baselines: dict[tuple[str, int, int], float]
+    warnings: tuple[str, ...]
+    stop: str | None
+
+
+class League:
+    """See the module.
+
+    Args:
+        settings: the settings.
+        run_dir: the run's folder.
+        cases: the cases that the curriculum draws from.
+    """
+
+    def __init__(self, settings: LeagueSettings, run_dir: str, cases: Sequence[Case] = ()) -> None:
+        folder = Path(run_dir) / FOLDER
+        self._settings = settings
+        self._states = StateLog(folder / "state.jsonl")
+        self._archive = AttackArchive(
+            folder / "attacks.jsonl",
+            capacity=settings.archive.capacity,
+            typical_share=settings.archive.typical_share,
+            seed=settings.seed or 0,
+        )
+        self._frozen: tuple[ArchivedAttack, ...] | None = None
+        if settings.archive.file is not None:
+            self._frozen = read_frozen(Path(settings.archive.file))
+        self._mix = GameMix(settings.match)
+        self._curriculum = Curriculum(settings.match.curriculum, cases)
+        self._baselines = RoleBaselines(settings.rae_decay)
+        self._alarms = AlarmBook(settings.alarms)
+        self._validation: tuple[int, list[GameRecord]] = (-1, [])
+        self._restored = False
+
+    def pair(self, step: int, index: int, uid: str, case: Case, game_type: GameType) -> Pairing:
+        """What a row is played as in a step: the same for all its sessions.
+
+        Args:
+            step: the trainer's step.
+            index: the row's place in its file.
+            uid: the trainer's id of the row in this step.
+            case: the row's case.
+            game_type: the row's game type.
+        """
+        self._restore(step)
+        seed = self._settings.seed
+        rng = random.Random(uid if seed is None else f"{seed}|{step}|{index}")
+        case = self._curriculum.draw(case, rng)
+        game_type = self._mix.draw(game_type, rng)
+        if game_type.adversarial and rng.random() < self._settings.archive.fraction:
+            attack = self._draw(rng, step)
+            if attack is not None:
+                return Pairing(attack.case, attack.game_type, attack)
+        return Pairing(case, game_type)
+
+    def finish(
+        self,
+        step: int,
+        games: Sequence[GameRecord],
+        cases: Mapping[str, Case],
+    ) -> Standings:
+        """Learns of a step's games.
+
+        Args:
+            step: the trainer's step.
+            games: its finished games, in an order that does not depend on when they ended.
+            cases: the cases of the games by id.
+        """
+        self._restore(step)
+        trained = [
+            (game, index, turn)
+            for game in games
+            for index, turn in enumerate(game.turns)
+            if turn.trained
+        ]
+        before = self._baselines.update(
+            [(turn.role, game.game_type, turn.reward) for game, _, turn in trained]
+        )
+        baselines = {
+            (game.uid, game.session, index): baseline
+            for (game, index, _), baseline in zip(trained, before, strict=True)
+        }
+        self._mix.observe(attacker_win_rate(games))
+        self._curriculum.observe(games)
+        self._archive.add(step, _attacks(step, games, cases))
+        self._archive.record(step, _played_again(games))
+        nll = _sampled_nll(games)
+        alarms = self._alarms.check(step, games, nll=nll, validation=self._balanced_accuracy())
+        self._states.append(
+            step,
+            {
+                "mix": self._mix.as_dict(),
+                "curriculum": self._curriculum.as_dict(),
+                "baselines": self._baselines.as_dict(),
+                "alarms": self._alarms.as_dict(),
+            },
+        )
+        metrics = {
+            "archive/size": float(len(self._archive)),
+            **self._alarms.metrics(),
+            **{
+                f"rae/{role}/{kind}": average
+                for role, averages in self._baselines.as_dict().items()
+                for kind, average in averages.items()
+            },
+            **{f"policy/nll/{role.value}": value for role, value in nll.items()},
+        }
+        if self._settings.match.active:
+            metrics |= {f"mix/{kind.value}": share for kind, share in self._mix.shares().items()}
+        stop = stop_message(alarms, self._settings.alarms)
+        return Standings(
+            metrics, baselines, tuple(str(alarm) for alarm in alarms if alarm.new), stop
+        )
+
+    def validated(self, step: int, games: Sequence[GameRecord]) -> None:
+        """Learns of validation games."""
+        known_step, known = self._validation
+        self._validation = (step, [*(known if known_step == step else []), *games])
+
+    def _balanced_accuracy(self) -> float | None:
+        """On the last validation's notes that no attacker of the step has touched."""
+        fixed = [
+            game
+            for game in self._validation[1]
+            if game.opponent != FRESH or not GameType(game.game_type).adversarial
+        ]
+        self._validation = (-1, [])
+        return detection(fixed).get("balanced_accuracy")
+
+    def _draw(self, rng: random.Random, step: int) -> ArchivedAttack | None:
+        if self._frozen is not None:
+            return draw_from(self._frozen, rng, self._settings.archive.weighting)
+        return self._archive.draw(rng, self._settings.archive.weighting, step)
+
+    def _restore(self, step: int) -> None:
+        if self._restored:
+            return
+        self._restored = True
+        self._archive.restore(before_step=step)
+        state = self._states.restore(before_step=step)
+        if state is not None:
+            self._mix.restore(state["mix"])
+            self._curriculum.restore(state["curriculum"])
+            self._baselines.restore(state["baselines"])
+            self._alarms.restore(state["alarms"])
+
+
+class StateLog:
+    """One line of JSON a step, of which the last counts.
+
+    Args:
+        file: the file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def append(self, step: int, state: dict[str, Any]) -> None:
+        """Adds a step's state."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("ab") as stream:
+            stream.write(json.dumps({"step": step, **state}).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def restore(self, before_step: int) -> dict[str, Any] | None:
+        """Drops later steps and a line that a kill cut off; returns the last state that is left."""
+        if not self._file.is_file():
+            return None
+        kept: list[dict[str, Any]] = []
+        for line in self._file.read_bytes().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if entry["step"] < before_step:
+                kept.append(entry)
+        with replacing(self._file) as stream:
+            stream.writelines(f"{json.dumps(entry)}\n" for entry in kept)
+        return kept[-1] if kept else None
+
+
+def league_actor(settings: LeagueSettings, config: DictConfig) -> ray.actor.ActorHandle:
+    """The actor, started by whoever asks first.
+
+    Args:
+        settings: its settings.
+        config: verl's whole configuration.
+    """
+    cases = _cases(config.data.train_files) if settings.match.curriculum > 0 else ()
+    return (
+        ray.remote(League)
+        .options(name=NAME, get_if_exists=True, num_cpus=0)
+        .remote(settings, str(config.run_dir), cases)
+    )
+
+
+def _cases(files: str | Iterable[str]) -> tuple[Case, ...]:
+    cases: dict[str, Case] = {}
+    for path in [files] if isinstance(files, str) else files:
+        for infos in parquet.read_table(path, columns=["extra_info"]).to_pylist():
+            case = case_from_dict(infos["extra_info"]["case"])
+            cases[case.case_id] = case
+    return tuple(cases.values())
+
+
+def _attacks(
+    step: int, games: Iterable[GameRecord], cases: Mapping[str, Case]
+) -> list[ArchivedAttack]:
+    """The step's own attacks that were judged and that an assessor answered in format."""
+    return [
+        ArchivedAttack.of(
+            step=step,
+            case=cases[game.case_id],
+            game_type=GameType(game.game_type),
+            note=game.note,
+            error_present=game.labels.error_present,
+            source=game.labels.source,
+            succeeded=any(t.role is Role.ATTACKER and t.outcome == "win" for t in game.turns),
+        )
+        for game in games
+        if game.opponent == FRESH
+        and GameType(game.game_type).adversarial
+        and game.note is not None
+        and game.labels is not None
+        and game.labels.error_present is not None
+        and any(turn.classification is not None for turn in game.turns)
+    ]
+
+
+def _sampled_nll(games: Iterable[GameRecord]) -> dict[Role, float]:
+    """Mean over each role's tokens of their negative log-probability when they were sampled."""
+    turns = [turn for game in games for turn in game.turns if turn.nll is not None]
+    found = {}
+    for role in Role:
+        played = [(turn.nll, turn.response_tokens) for turn in turns if turn.role is role]
+        if tokens := sum(count for _, count in played):
+            found[role] = sum((nll or 0.0) * count for nll, count in played) / tokens
+    return found
+
+
+def _played_again(games: Iterable[GameRecord]) -> list[PlayedAgain]:
+    return [
+        PlayedAgain(
+            game.attack_id,
+            missed=(turn.classification == "Harmful") != game.labels.error_present,
+        )
+        for game in games
+        if game.attack_id is not None and game.labels is not None
+        for turn in game.turns
+        if turn.classification is not None
+    ]
