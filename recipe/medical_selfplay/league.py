@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import ray
 from omegaconf import DictConfig
 from pyarrow import parquet
 
-from medical_team.alarms import AlarmBook, AlarmSettings, stop_message
+from medical_team.alarms import AlarmBook, AlarmName, AlarmSettings, stop_message
+from medical_team.alarms.figures import step_figures
 from medical_team.archive_file import read_frozen
 from medical_team.archived_attack import ArchivedAttack, PlayedAgain, draw_from
 from medical_team.atomic_files import replacing
@@ -46,6 +47,7 @@ class LeagueSettings:
         alarms: what counts as a collapse.
         rae_decay: share of the old average that a step keeps, for ``rae``.
         seed: of all draws; ``None`` draws by the trainer's random row ids.
+        trained_roles: the roles that are to learn.
     """
 
     match: MatchSettings
@@ -53,6 +55,7 @@ class LeagueSettings:
     alarms: AlarmSettings
     rae_decay: float
     seed: int | None
+    trained_roles: tuple[str, ...] = tuple(Role)
 
     @property
     def pairs(self) -> bool:
@@ -198,14 +201,27 @@ class League:
         if self._settings.match.active:
             metrics |= {f"mix/{kind.value}": share for kind, share in self._mix.shares().items()}
         stop = stop_message(alarms, self._settings.alarms)
-        return Standings(
-            metrics, baselines, tuple(str(alarm) for alarm in alarms if alarm.new), stop
-        )
+        raised = (str(alarm) for alarm in alarms if alarm.new)
+        return Standings(metrics, baselines, (*self._without_gradient(step, games), *raised), stop)
 
     def validated(self, step: int, games: Sequence[GameRecord]) -> None:
         """Learns of validation games."""
         known_step, known = self._validation
         self._validation = (step, [*(known if known_step == step else []), *games])
+
+    def _without_gradient(self, step: int, games: Sequence[GameRecord]) -> Iterator[str]:
+        """Says of each role that played why this step may teach it nothing."""
+        for figure in step_figures(games, None, (AlarmName.ADVANTAGE,)):
+            if figure.value == 1 and figure.role in self._settings.trained_roles:
+                yield (
+                    f"step {step}: the rewards of all {figure.count} groups of the {figure.role}"
+                    " are equal, so that comparing within groups teaches it nothing in this step; see"
+                    " game/forfeit and format_violation in the metrics"
+                )
+        for role in map(Role, self._settings.trained_roles):
+            turns = [turn for game in games for turn in game.turns if turn.role is role]
+            if turns and not any(turn.trained for turn in turns):
+                yield f"step {step}: none of the {len(turns)} turns of the {role} may be trained"
 
     def _balanced_accuracy(self) -> float | None:
         """On the last validation's notes that no attacker of the step has touched."""

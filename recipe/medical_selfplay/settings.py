@@ -110,6 +110,7 @@ class Settings:
                 alarms=_read(AlarmSettings, _section(config, "alarms"), "alarms"),
                 rae_decay=loop_settings.rae_decay,
                 seed=loop_settings.seed,
+                trained_roles=loop_settings.trained_roles,
             ),
         )
 

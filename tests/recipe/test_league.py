@@ -187,6 +187,28 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     assert finish(resumed, 3, cases) == finish(straight, 3, cases)
 
 
+def test_a_step_that_teaches_a_role_nothing_says_so(cases: list[Case], tmp_path: Path) -> None:
+    league = League(settings(), str(tmp_path))
+    case, other = cases[:2]
+    mixed = [attacked(case, session, won=session == 0) for session in range(3)]
+    known = {one.case_id: one for one in cases}
+    assert league.finish(1, mixed, known).warnings == ()
+    equal = [attacked(other, session) for session in range(3)]
+    warnings = league.finish(2, equal, known).warnings
+    assert len(warnings) == 2
+    assert "step 2: the rewards of all 1 groups of the attacker are equal" in warnings[0]
+    frozen = [
+        replace(game, turns=(replace(game.turns[0], trained=False), game.turns[1]))
+        for game in mixed
+    ]
+    assert league.finish(3, frozen, known).warnings == (
+        "step 3: none of the 3 turns of the attacker may be trained",
+    )
+    only_assessor = replace(settings(), trained_roles=("assessor",))
+    league = League(only_assessor, str(tmp_path / "assessor"))
+    assert league.finish(1, frozen, known).warnings == ()
+
+
 def test_an_alarm_warns_once_and_stops_the_run_if_it_is_to(
     cases: list[Case], tmp_path: Path
 ) -> None:
