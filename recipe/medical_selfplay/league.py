@@ -215,7 +215,7 @@ class League:
             if figure.value == 1 and figure.role in self._settings.trained_roles:
                 yield (
                     f"step {step}: the rewards of all {figure.count} groups of the {figure.role}"
-                    " are equal, so that comparing within groups teaches it nothing in this step; see"
+                    " are equal, so that comparing within groups teaches it nothing now; see"
                     " game/forfeit and format_violation in the metrics"
                 )
         for role in map(Role, self._settings.trained_roles):
