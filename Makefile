@@ -15,6 +15,7 @@ E2E_LIMIT ?= 50m
 
 PYTHON := $(VENV)/bin/python
 DATA := data/medical_verl
+SFT_DATA := data/medical_sft
 # INT first: pytest and verl then stop Ray and say where they were.
 LIMITED := timeout --foreground --signal=INT --kill-after=60
 limit_hit = { status=$$?; [[ $$status != 124 ]] || echo "make: $(1) was stopped after $($(2)), the limit; give a longer $(2)=" >&2; exit $$status; }
@@ -41,6 +42,14 @@ train-cpu: setup data ## self-play on two CPU cores; ARGS="KEY=VALUE ..." overri
 	HF_HUB_OFFLINE=1 $(LIMITED) $(TRAIN_LIMIT) $(PYTHON) -m verl.trainer.main_ppo \
 	  --config-dir configs --config-name medical_grpo hardware=cpu $(ARGS) || $(call limit_hit,training,TRAIN_LIMIT)
 
+.PHONY: sft-cpu
+sft-cpu: STACK := cpu
+sft-cpu: setup ## supervised start on the CPU: data/sample to outputs/medical_sft; ARGS as for train-cpu
+	$(PYTHON) scripts/create_sft_data.py --output-dir $(SFT_DATA)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(LIMITED) $(TRAIN_LIMIT) $(PYTHON) -m torch.distributed.run --standalone --nproc_per_node=1 \
+	  -m verl.trainer.sft_trainer --config-dir configs --config-name medical_sft hardware=cpu data_dir=$(SFT_DATA) \
+	  optim.lr=3e-4 $(ARGS) || $(call limit_hit,training,TRAIN_LIMIT)
+
 .PHONY: test unit e2e
 test: lint unit e2e ## everything CI runs: lint, unit tests, then real training runs on the CPU
 unit: setup-dev ## the tests that start no training run
@@ -61,5 +70,5 @@ import-rule: setup-dev
 
 .PHONY: clean
 clean: ## remove what was built; environments and outputs/ stay
-	rm -rf build $(DATA) .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info
+	rm -rf build $(DATA) $(SFT_DATA) .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

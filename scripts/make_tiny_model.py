@@ -1,4 +1,7 @@
-"""Trains the embedded tiny model on the sample clinic, or shows how well one plays."""
+"""Trains the embedded tiny model on the sample clinic, or shows how well one plays.
+
+The training is verl's own SFT trainer with configs/medical_sft.yaml.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from medical_team.medec import MedecError, read_medec
 from recipe.medical_selfplay.tiny.evaluation import as_table, evaluate
-from recipe.medical_selfplay.tiny.training import Target, train
+from recipe.medical_selfplay.tiny.training import Target, TrainerFailed, train
 
 
 def main() -> int:
@@ -26,16 +29,16 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--max-steps", type=int, default=1500, help="upper limit; training stops at its target"
+        "--max-steps", type=int, default=3000, help="upper limit; training stops at its target"
     )
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the trainer")
     parser.add_argument(
         "--evaluate-only", action="store_true", help="only show the scores of --output-dir"
     )
     args = parser.parse_args()
     if args.max_steps < 1:
         parser.error(f"--max-steps is {args.max_steps}, expected at least 1")
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     disable_progress_bar()
     try:
         cases = {
@@ -54,11 +57,12 @@ def main() -> int:
                 seed=args.seed,
                 max_steps=args.max_steps,
                 target=Target(),
+                threads=args.threads,
                 log=lambda line: print(line, flush=True),
             )
         model = AutoModelForCausalLM.from_pretrained(args.output_dir, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(args.output_dir, local_files_only=True)
-    except (OSError, MedecError) as error:
+    except (OSError, MedecError, TrainerFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     columns = {

@@ -103,7 +103,7 @@ def convert(conversion: Conversion, output_dir: Path) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".partial-") as partial:
             manifest = _write_splits(conversion, Path(partial))
-            _publish(Path(partial), output_dir, manifest)
+            publish(Path(partial), output_dir, manifest)
     except OSError as error:
         raise DatasetError(why_not_written(error, output_dir)) from error
     return manifest
@@ -142,7 +142,7 @@ def _write_splits(conversion: Conversion, folder: Path) -> dict[str, Any]:
     return {
         "format": 1,
         "tool": "medical-selfplay",
-        "tool_version": _tool_version(),
+        "tool_version": tool_version(),
         "seed": conversion.seed,
         "settings": {
             "limit": conversion.limit,
@@ -291,7 +291,14 @@ def _count(values: Iterator[str]) -> list[tuple[str, int]]:
     return sorted((str(value), count) for value, count in Counter(values).items())
 
 
-def _publish(partial: Path, output_dir: Path, manifest: Mapping[str, Any]) -> None:
+def publish(partial: Path, output_dir: Path, manifest: Mapping[str, Any]) -> None:
+    """Moves the files that a manifest names, and last the manifest, to their folder.
+
+    Args:
+        partial: the folder that holds the files, on the same file system.
+        output_dir: made where it is missing; files that its own manifest names are removed.
+        manifest: names the files and is written beside them.
+    """
     previous = read_manifest(output_dir) or {"files": {}}
     (partial / MANIFEST).write_text(
         json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -306,7 +313,8 @@ def _publish(partial: Path, output_dir: Path, manifest: Mapping[str, Any]) -> No
         os.replace(partial / name, output_dir / name)
 
 
-def _tool_version() -> str:
+def tool_version() -> str:
+    """This project's version, as a manifest names it."""
     try:
         return version("medical-selfplay")
     except PackageNotFoundError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Final
 
 
@@ -80,6 +81,7 @@ CONDITIONS: Final[tuple[Condition, ...]] = tuple(
 _HELD_OUT_SHARE: Final = 8
 
 
+@cache
 def values(fact: Fact) -> tuple[str, ...]:
     """All values that a fact takes in the table, each once, in the table's order."""
     return tuple(dict.fromkeys(condition.value(fact) for condition in CONDITIONS))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,7 @@ from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 from verl.plugin.platform import get_platform, platform_manager
 from verl.plugin.platform.platform_manager import PlatformRegistry
 from verl.trainer.ppo.v1 import agent_loop_tq
+from verl.trainer.sft_trainer import run_sft
 from verl.utils.device import get_device_name, get_nccl_backend
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
@@ -99,6 +103,27 @@ def test_verls_workers_start_their_process_group_with_gloo_alone() -> None:
     assert isinstance(used, partial)
     assert used.keywords == {"backend": GLOO_ONLY}
     assert not isinstance(used.func, partial)
+
+
+@cpu_install
+def test_verls_sft_trainer_starts_its_process_group_with_gloo_alone(tmp_path: Path) -> None:
+    # In a process of its own: the group is the whole process's.
+    code = (
+        "import verl.utils.distributed as d, torch.distributed as t;"
+        " print(d.initialize_global_process_group(), t.get_backend_config())"
+    )
+    group = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"}
+    group["DIST_INIT_METHOD"] = f"file://{tmp_path / 'store'}?rank=0&world_size=1"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **group},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "(0, 0, 1) cpu:gloo" in done.stdout, done.stderr
+    source = inspect.getsource(run_sft)
+    assert "from verl.utils.distributed import initialize_global_process_group" in source
 
 
 @cpu_install

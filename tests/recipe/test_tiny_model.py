@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,6 +23,7 @@ from medical_team.medical_game_manager import Game, GameType
 from medical_team.prompts import find_control_text, neutralise
 from medical_team.sample_world.knowledge import CONDITIONS, Fact, values
 from medical_team.sample_world.supervised import random_example
+from recipe.medical_selfplay.supervised_dataset import SupervisedGames
 from recipe.medical_selfplay.tiny.evaluation import (
     MAX_RESPONSE_TOKENS,
     RULES,
@@ -30,7 +32,14 @@ from recipe.medical_selfplay.tiny.evaluation import (
     is_real_error,
 )
 from recipe.medical_selfplay.tiny.tokenizer import END, PAD, train_tokenizer
-from recipe.medical_selfplay.tiny.training import Target, new_model, save, train
+from recipe.medical_selfplay.tiny.training import (
+    Target,
+    TrainerFailed,
+    new_model,
+    prepare,
+    save,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "data" / "tiny_model"
@@ -205,22 +214,56 @@ def test_only_a_wrong_fact_counts_as_a_real_error(val_cases: list[Case]) -> None
     assert not is_real_error(mended)
 
 
-def test_training_saves_a_model_that_loads_and_says_how_it_goes(
-    tmp_path: Path, val_cases: list[Case], monkeypatch: pytest.MonkeyPatch
+def test_the_same_seed_prepares_the_same_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recipe.medical_selfplay.tiny.training._TOKENIZER_TEXTS", 200)
-    lines: list[str] = []
-    train(
-        tmp_path / "model",
-        val_cases[:1],
-        seed=0,
-        max_steps=2,
-        target=Target(),
-        log=lines.append,
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        prepare(tmp_path / name, seed=seed, examples=20)
+    parts = ("train.parquet", "untrained/model.safetensors")
+    one, again, other = (
+        [(tmp_path / name / part).read_bytes() for part in parts]
+        for name in ("one", "again", "other")
     )
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", local_files_only=True)
-    assert loaded.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "model"))
-    assert lines[-1].startswith("step 2")
+    assert one == again
+    assert all(mine != theirs for mine, theirs in zip(one, other, strict=True))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "one/untrained", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "one/untrained", local_files_only=True)
+    assert loaded.config.vocab_size == len(tokenizer)
+    rows = SupervisedGames(
+        str(tmp_path / "one/train.parquet"),
+        tokenizer,
+        OmegaConf.create(
+            {
+                "pad_mode": "no_padding",
+                "messages_key": "messages",
+                "max_length": 512,
+                "think_opened": True,
+                "prompt_loss_weight": 0.3,
+                "apply_chat_template_kwargs": {},
+            }
+        ),
+    )
+    assert len(rows) == 20
+
+
+def test_a_trainer_that_ends_early_is_told_with_the_end_of_its_log(
+    tmp_path: Path, val_cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = "recipe.medical_selfplay.tiny.training"
+    monkeypatch.setattr(f"{training}._TOKENIZER_TEXTS", 200)
+    monkeypatch.setattr(f"{training}._SETTINGS", ("hardware=abacus",))
+    with pytest.raises(TrainerFailed, match=r"exit code 1 before step 1;[\s\S]*abacus"):
+        train(
+            tmp_path / "model",
+            val_cases[:1],
+            seed=0,
+            max_steps=1,
+            target=Target(),
+            threads=1,
+            log=lambda _: None,
+        )
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_failed_save_leaves_the_old_model_whole(

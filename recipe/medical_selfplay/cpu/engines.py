@@ -5,7 +5,9 @@ The places of verl 0.9.1 that leave no configuration for it are patched here.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -70,3 +72,15 @@ def use_gloo_only() -> None:
     verl_distributed.initialize_global_process_group_ray = partial(
         verl_distributed.initialize_global_process_group_ray, backend=GLOO_ONLY
     )
+    verl_distributed.initialize_global_process_group = _initialize_gloo
+
+
+def _initialize_gloo(timeout_second: int = 36000) -> tuple[int, int, int]:
+    """The SFT trainer's process group, whose function takes no backend."""
+    torch.distributed.init_process_group(
+        GLOO_ONLY,
+        timeout=timedelta(seconds=timeout_second),
+        init_method=os.environ.get("DIST_INIT_METHOD"),
+    )
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return int(os.environ["LOCAL_RANK"]), rank, world_size

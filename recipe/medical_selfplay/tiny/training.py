@@ -1,7 +1,8 @@
 """Training of the embedded tiny model: a Qwen3 of 1 M parameters that can just play the game.
 
-It is trained on worked games of the sample clinic until it keeps the format and detects errors
-better than chance, and no further: what is left is for self-play to learn.
+verl's own SFT trainer (``configs/medical_sft.yaml``) trains it on worked games of the sample clinic
+until it keeps the format and detects errors better than chance, and no further: what is left is for
+self-play to learn. Each checkpoint is scored beside the training, on another core.
 """
 
 from __future__ import annotations
@@ -9,33 +10,59 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import cos, pi
 from pathlib import Path
 from typing import Final
 
 import torch
-from torch.nn.functional import cross_entropy
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from medical_team.answers import THINK_OPEN
+from medical_team.dataset.supervised import supervised_row, write_rows
+from medical_team.dataset.worked_turns import Example
 from medical_team.medec import Case
-from medical_team.sample_world.supervised import Example, random_example
+from medical_team.sample_world.supervised import random_example
 from recipe.medical_selfplay.tiny.evaluation import Scores, evaluate
 from recipe.medical_selfplay.tiny.tokenizer import train_tokenizer
 
 CONTEXT: Final = 4096
+EVALUATE_EVERY: Final = 150
 _VOCABULARY: Final = 1500
 _TOKENIZER_TEXTS: Final = 6000
 _BATCH: Final = 16
-_LEARNING_RATE: Final = 3e-3
-_WARM_UP_STEPS: Final = 100
-_PROMPT_LOSS_WEIGHT: Final = 0.3
-_EVALUATE_EVERY: Final = 150
 _EVALUATION_SAMPLES: Final = 4
-_IGNORED: Final = -100
+_ROOT: Final = Path(__file__).resolve().parents[3]
+_STOP_LIMIT_S: Final = 30
+
+# What differs from configs/medical_sft.yaml, which is for models that can speak already.
+_SETTINGS: Final = (
+    "hardware=cpu",
+    "data.val_files=null",
+    f"data.train_batch_size={_BATCH}",
+    "data.prompt_loss_weight=0.3",
+    "optim.optimizer_impl=recipe.medical_selfplay.tiny.optimizer",
+    "optim.optimizer=MuonAdamW",
+    "optim.lr=3e-3",
+    "optim.min_lr_ratio=0.02",
+    "optim.lr_warmup_steps=100",
+    "trainer.total_epochs=1",
+    "trainer.test_freq=-1",
+    "trainer.max_ckpt_to_keep=null",
+    "trainer.logger=[file]",
+    "checkpoint.save_contents=[hf_model]",
+    "checkpoint.load_contents=[]",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +77,10 @@ class Target:
     def reached(self, scores: Scores) -> bool:
         """Whether every score is at least its target."""
         return all(getattr(scores, name) >= getattr(self, name) for name in self.__slots__)
+
+
+class TrainerFailed(RuntimeError):
+    """verl's trainer ended by itself before its last step; the message ends with its log."""
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -87,8 +118,9 @@ def train(
     seed: int,
     max_steps: int,
     target: Target,
+    threads: int,
     log: Callable[[str], None],
-) -> Qwen3ForCausalLM:
+) -> None:
     """Trains tokenizer and model from nothing and saves them at every evaluation.
 
     Args:
@@ -97,51 +129,64 @@ def train(
         seed: of the data, the weights and the sampling.
         max_steps: length of the learning-rate schedule; training stops there at the latest.
         target: where training stops.
+        threads: CPU threads of the trainer.
         log: takes one line per evaluation.
+
+    Raises:
+        TrainerFailed: if verl's trainer fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="tiny_model.") as folder:
+        work = Path(folder)
+        tokenizer = prepare(work, seed=seed, examples=max_steps * _BATCH)
+        log(f"{len(tokenizer)} tokens, {max_steps * _BATCH} worked games")
+        started = time.time()
+        with _trainer(work, len(tokenizer), max_steps, threads) as process:
+            for step in sorted({*range(EVALUATE_EVERY, max_steps, EVALUATE_EVERY), max_steps}):
+                checkpoint = _checkpoint(work, step, process)
+                # The checkpoint's configuration names bfloat16 whatever its weights are.
+                model = AutoModelForCausalLM.from_pretrained(
+                    checkpoint, local_files_only=True, dtype=torch.float32
+                )
+                scores = evaluate(
+                    model,
+                    tokenizer,
+                    val_cases,
+                    temperature=1.0,
+                    samples=_EVALUATION_SAMPLES,
+                    seed=seed,
+                )
+                log(
+                    f"step {step}  {checkpoint.stat().st_mtime - started:.0f} s"
+                    f"  format {scores.format_kept:.3f}"
+                    f"  balanced accuracy {scores.balanced_accuracy:.3f}"
+                    f"  right sentence {scores.right_sentence:.3f}"
+                    f"  inject {scores.inject_real:.3f}  hide {scores.hide_real:.3f}"
+                )
+                save(model, tokenizer, output_dir)
+                if target.reached(scores):
+                    break
+
+
+def prepare(folder: Path, *, seed: int, examples: int) -> PreTrainedTokenizerFast:
+    """Writes ``untrained/`` (tokenizer and weights) and ``train.parquet``.
+
+    Args:
+        folder: where to.
+        seed: of weights and worked games.
+        examples: the number of worked games, each drawn afresh.
+
+    Returns:
+        The tokenizer.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = train_tokenizer(
         _texts(random_example(rng) for _ in range(_TOKENIZER_TEXTS)), _VOCABULARY, CONTEXT
     )
-    model = new_model(tokenizer)
-    optimizers = _optimizers(model)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min(1.0, (step + 1) / _WARM_UP_STEPS) * _cosine(step / max_steps),
-        )
-        for optimizer in optimizers
-    ]
-    log(f"{model.num_parameters()} parameters, {len(tokenizer)} tokens")
-    started, loss_sum = time.monotonic(), 0.0
-    for step in range(1, max_steps + 1):
-        model.train()
-        loss = _loss(model, tokenizer, [random_example(rng) for _ in range(_BATCH)])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        loss_sum += loss.item()
-        if step % _EVALUATE_EVERY and step != max_steps:
-            continue
-        scores = evaluate(
-            model, tokenizer, val_cases, temperature=1.0, samples=_EVALUATION_SAMPLES, seed=seed
-        )
-        log(
-            f"step {step}  {time.monotonic() - started:.0f} s"
-            f"  loss {loss_sum / _EVALUATE_EVERY:.3f}"
-            f"  format {scores.format_kept:.3f}  balanced accuracy {scores.balanced_accuracy:.3f}"
-            f"  right sentence {scores.right_sentence:.3f}  inject {scores.inject_real:.3f}"
-            f"  hide {scores.hide_real:.3f}"
-        )
-        loss_sum = 0.0
-        save(model, tokenizer, output_dir)
-        if target.reached(scores):
-            break
-    return model
+    save(new_model(tokenizer), tokenizer, folder / "untrained")
+    rows = (supervised_row(random_example(rng), i, "train", "") for i in range(examples))
+    write_rows(rows, folder / "train.parquet")
+    return tokenizer
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, output_dir: Path) -> None:
@@ -165,51 +210,50 @@ def _texts(examples: Iterable[Example]) -> Iterator[str]:
         yield example.response
 
 
-def _optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices inside the layers, AdamW for the rest."""
-    hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    return [
-        torch.optim.Muon(
-            hidden, lr=_LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(rest, lr=_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+@contextmanager
+def _trainer(
+    work: Path, vocab_size: int, max_steps: int, threads: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs verl's SFT trainer in a process of its own, which ends with the block."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    command += ["-m", "verl.trainer.sft_trainer", "--config-dir", str(_ROOT / "configs")]
+    command += ["--config-name", "medical_sft", *_SETTINGS]
+    command += [
+        f"model.path={work / 'untrained'}",
+        f"data.train_files={work / 'train.parquet'}",
+        f"run_dir={work}",
+        f"+optim.override_optimizer_config.vocab_size={vocab_size}",
+        f"trainer.total_training_steps={max_steps}",
+        f"trainer.save_freq={EVALUATE_EVERY}",
     ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with (work / "trainer.log").open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=_ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def _cosine(progress: float) -> float:
-    return 0.02 + 0.98 * (1 + cos(pi * min(1.0, progress))) / 2
-
-
-def _loss(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]
-) -> torch.Tensor:
-    prompts = [
-        tokenizer.apply_chat_template(e.messages, add_generation_prompt=True, tokenize=False)
-        + THINK_OPEN
-        for e in examples
-    ]
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    response_ids = tokenizer(
-        [e.response + tokenizer.eos_token for e in examples], add_special_tokens=False
-    )["input_ids"]
-    width = max(len(p) + len(r) for p, r in zip(prompt_ids, response_ids, strict=True))
-    ids = torch.full((len(examples), width), tokenizer.pad_token_id)
-    labels = torch.full((len(examples), width), _IGNORED)
-    weights = torch.zeros(len(examples), width)
-    for row, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
-        length = len(prompt) + len(response)
-        ids[row, :length] = torch.tensor(prompt + response)
-        labels[row, :length] = ids[row, :length]
-        weights[row, : len(prompt)] = _PROMPT_LOSS_WEIGHT
-        weights[row, len(prompt) : length] = 1.0
-    # Padding stands at the end and attention is causal: no mask is needed.
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(input_ids=ids).logits
-    losses = cross_entropy(
-        logits[:, :-1].float().flatten(0, 1),
-        labels[:, 1:].flatten(),
-        ignore_index=_IGNORED,
-        reduction="none",
-    )
-    return (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
+def _checkpoint(work: Path, step: int, process: subprocess.Popen[bytes]) -> Path:
+    """Waits for a step's checkpoint and returns its folder for transformers."""
+    newest = work / "checkpoints" / "latest_checkpointed_iteration.txt"
+    while True:
+        ended = process.poll() is not None
+        # verl replaces this file when the checkpoint is whole.
+        if newest.exists() and int(newest.read_text()) >= step:
+            return work / "checkpoints" / f"global_step_{step}" / "huggingface"
+        if ended:
+            log = (work / "trainer.log").read_text(errors="replace")
+            raise TrainerFailed(
+                f"verl's trainer ended with exit code {process.returncode} before step {step};"
+                f" its log ends:\n{log[-3000:]}"
+            )
+        time.sleep(0.5)
