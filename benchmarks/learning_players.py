@@ -24,7 +24,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class TestNote:
+class FixedNote:
     """A note whose truth is known.
 
     Attributes:
@@ -75,7 +75,7 @@ class Player:
         return list(found.values())
 
     def answers(
-        self, notes: Sequence[TestNote], samples: int, temperature: float, seed: int
+        self, notes: Sequence[FixedNote], samples: int, temperature: float, seed: int
     ) -> list[list[tuple[bool | None, bool]]]:
         """Assesses each note.
 
