@@ -29,7 +29,7 @@ from medical_team.dataset.rows import TRAIN, case_from_dict, case_to_dict
 from medical_team.game_record import ARCHIVE, FRESH, GameRecord, TurnCost
 from medical_team.medical_game_manager import Forfeit, Game, GameType
 from medical_team.prompts import Message
-from recipe.medical_selfplay.league import Pairing, league_actor
+from recipe.medical_selfplay.league import Pairing, running_league
 from recipe.medical_selfplay.settings import Settings
 
 AGENT_NAME = "medical_selfplay"
@@ -171,7 +171,8 @@ class MedicalSelfPlayLoop(AgentLoopBase):
             return Pairing(case, game_type, attack), extra_info["opponent"]
         if not settings.league.pairs or extra_info["split"] != TRAIN:
             return Pairing(case, game_type), FRESH
-        pairing: Pairing = await league_actor(settings.league, self.config).pair.remote(
+        league = await running_league()
+        pairing: Pairing = await league.pair.remote(
             int(row["global_steps"]), int(extra_info["index"]), row["uid"], case, game_type
         )
         return pairing, FRESH if pairing.attack is None else ARCHIVE

@@ -7,6 +7,7 @@ checkpoint forgets the steps that it plays again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -35,6 +36,7 @@ from recipe.medical_selfplay.baselines import RoleBaselines
 
 NAME = "medical_league"
 FOLDER = "league"
+_START_S, _LOOK_S = 120.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +289,7 @@ class StateLog:
 
 
 def league_actor(settings: LeagueSettings, config: DictConfig) -> ray.actor.ActorHandle:
-    """The actor, started by whoever asks first.
+    """The actor, started by the reward worker that comes first and kept alive by its handle.
 
     Args:
         settings: its settings.
@@ -299,6 +301,22 @@ def league_actor(settings: LeagueSettings, config: DictConfig) -> ray.actor.Acto
         .options(name=NAME, get_if_exists=True, num_cpus=0)
         .remote(settings, str(config.run_dir), cases)
     )
+
+
+async def running_league() -> ray.actor.ActorHandle:
+    """The actor, once a reward worker has started it.
+
+    Whoever asks for a moment only must not start it: a named actor ends with its first handle.
+
+    Raises:
+        TimeoutError: if no reward worker starts it.
+    """
+    async with asyncio.timeout(_START_S):
+        while True:
+            try:
+                return ray.get_actor(NAME)
+            except ValueError:
+                await asyncio.sleep(_LOOK_S)
 
 
 def _cases(files: str | Iterable[str]) -> tuple[Case, ...]:
