@@ -33,6 +33,7 @@ from medical_team.matchmaking import Curriculum, GameMix, MatchSettings, attacke
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType, Role
 from recipe.medical_selfplay.baselines import RoleBaselines
+from recipe.medical_selfplay.run_folder import RunFolder
 
 NAME = "medical_league"
 FOLDER = "league"
@@ -108,7 +109,8 @@ class League:
     """
 
     def __init__(self, settings: LeagueSettings, run_dir: str, cases: Sequence[Case] = ()) -> None:
-        folder = Path(run_dir) / FOLDER
+        self._run = RunFolder(Path(run_dir))
+        folder = self._run.path / FOLDER
         self._settings = settings
         self._states = StateLog(folder / "state.jsonl")
         self._archive = AttackArchive(
@@ -244,8 +246,10 @@ class League:
         if self._restored:
             return
         self._restored = True
-        self._archive.restore(before_step=step)
-        state = self._states.restore(before_step=step)
+        # In the asynchronous modes the first row may be one that was in flight at the checkpoint.
+        before_step = max(step, self._run.checkpoint_step + 1)
+        self._archive.restore(before_step)
+        state = self._states.restore(before_step)
         if state is not None:
             self._mix.restore(state["mix"])
             self._curriculum.restore(state["curriculum"])

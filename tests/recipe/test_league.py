@@ -187,6 +187,21 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     assert finish(resumed, 3, cases) == finish(straight, 3, cases)
 
 
+def test_a_row_that_was_in_flight_at_the_checkpoint_forgets_nothing(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    league = League(settings(fraction=1.0), str(tmp_path))
+    for step in (1, 2, 3):
+        finish(league, step, cases[step : step + 1])
+    tracker = tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt"
+    tracker.parent.mkdir()
+    tracker.write_text("2")
+    resumed = League(settings(fraction=1.0), str(tmp_path))
+    resumed.pair(1, 0, "uid", cases[0], AB)  # issued in step 1, and not finished since
+    drawn = {resumed.pair(9, index, "", cases[0], AB).attack.step for index in range(50)}
+    assert drawn == {1, 2}
+
+
 def test_a_step_that_teaches_a_role_nothing_says_so(cases: list[Case], tmp_path: Path) -> None:
     league = League(settings(), str(tmp_path))
     case, other = cases[:2]
