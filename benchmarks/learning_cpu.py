@@ -32,8 +32,7 @@ from learning_players import FixedNote, Player
 from rich.console import Console
 from rich.table import Table
 
-from medical_team.archive_file import read_frozen, write_frozen
-from medical_team.archived_attack import ArchivedAttack
+from medical_team.archive import ArchivedAttack, read_frozen, write_frozen
 from medical_team.atomic_files import replacing
 from medical_team.medec import Case, read_medec
 from medical_team.sample_world.programmatic import programmatic_attacks

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medical_team.answers import THINK_OPEN, Classification
-from medical_team.archived_attack import ArchivedAttack
+from medical_team.archive import ArchivedAttack
 from medical_team.medec import Case
 from medical_team.medical_game_manager import Game, GameRules, GameType
 from medical_team.prompts import Message, PromptStyle

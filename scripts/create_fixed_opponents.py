@@ -10,8 +10,7 @@ import random
 import sys
 from pathlib import Path
 
-from medical_team.archived_attack import ArchivedAttack
-from medical_team.attack_archive import ArchiveError, read_frozen
+from medical_team.archive import ArchivedAttack, ArchiveError, read_frozen
 from medical_team.dataset.fixed_opponents import fixed_rows, write_fixed_rows
 from medical_team.medec import MedecError, read_medec
 from medical_team.prompts import PromptStyle

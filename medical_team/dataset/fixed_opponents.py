@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medical_team.archived_attack import ArchivedAttack, attack_to_json
+from medical_team.archive import ArchivedAttack, attack_to_json
 from medical_team.dataset.rows import parquet_schema, training_row
 from medical_team.medical_game_manager import Game, GameRules, GameType
 from medical_team.prompts import PromptStyle

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from medical_team.archived_attack import ArchivedAttack
+from medical_team.archive import ArchivedAttack
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
 from medical_team.sample_world.knowledge import CONDITIONS, Fact, wrong_values

@@ -24,7 +24,7 @@ from verl.experimental.agent_loop.agent_loop import (
 )
 
 from medical_team.answers import THINK_OPEN
-from medical_team.archived_attack import ArchivedAttack, attack_from_json
+from medical_team.archive import ArchivedAttack, attack_from_json
 from medical_team.dataset.rows import TRAIN, case_from_dict, case_to_dict
 from medical_team.game_record import ARCHIVE, FRESH, GameRecord, TurnCost
 from medical_team.medical_game_manager import Forfeit, Game, GameType

@@ -22,10 +22,15 @@ from pyarrow import parquet
 
 from medical_team.alarms import AlarmBook, AlarmName, AlarmSettings, stop_message
 from medical_team.alarms.figures import step_figures
-from medical_team.archive_file import read_frozen
-from medical_team.archived_attack import ArchivedAttack, PlayedAgain, draw_from
+from medical_team.archive import (
+    ArchivedAttack,
+    ArchiveSettings,
+    AttackArchive,
+    PlayedAgain,
+    draw_from,
+    read_frozen,
+)
 from medical_team.atomic_files import replacing
-from medical_team.attack_archive import ArchiveSettings, AttackArchive
 from medical_team.dataset.rows import case_from_dict
 from medical_team.game_metrics import detection
 from medical_team.game_record import FRESH, GameRecord

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from pyarrow import ArrowInvalid, parquet
 from verl.utils.device import get_device_name
 
-from medical_team.archive_file import read_frozen
+from medical_team.archive import read_frozen
 from medical_team.calibration.record import Calibration, read_calibration
 from medical_team.dataset.rows import TRAIN, parquet_schema
 from medical_team.judges.settings import JudgeSettings, LocalModelSettings, VerlSettings

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from medical_team.alarms import AlarmSettings
-from medical_team.attack_archive import ArchiveSettings
+from medical_team.archive import ArchiveSettings
 from medical_team.judges import settings_class
 from medical_team.judges.settings import JudgeSettings
 from medical_team.matchmaking import MatchSettings

@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from medical_team.archive_file import write_frozen
-from medical_team.archived_attack import ArchivedAttack, attack_from_json
+from medical_team.archive import ArchivedAttack, attack_from_json, write_frozen
 from medical_team.dataset.fixed_opponents import fixed_rows
 from medical_team.medec import Case, read_medec
 from medical_team.medical_game_manager import GameType

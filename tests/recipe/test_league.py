@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from medical_team.alarms import AlarmSettings
-from medical_team.archive_file import write_frozen
-from medical_team.archived_attack import ArchivedAttack
-from medical_team.attack_archive import ArchiveSettings
+from medical_team.archive import ArchivedAttack, ArchiveSettings, write_frozen
 from medical_team.game_record import ARCHIVE, GameRecord, JudgeCost, Labels, TurnRecord
 from medical_team.matchmaking import MatchSettings
 from medical_team.medec import Case

@@ -450,8 +450,7 @@ def log_of(run: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def frozen(tmp_path: Path) -> Path:
     """An archive with one attack on the case of the dataset."""
-    from medical_team.archive_file import write_frozen
-    from medical_team.archived_attack import ArchivedAttack
+    from medical_team.archive import ArchivedAttack, write_frozen
     from medical_team.medec import Case
     from medical_team.medical_game_manager import GameType
 

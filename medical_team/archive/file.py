@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
-from medical_team.archived_attack import ArchivedAttack, from_json, to_json
+from medical_team.archive.attack import ArchivedAttack, from_json, to_json
 from medical_team.atomic_files import replacing, why_not_written
 
 _log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from medical_team.attack_archive import (
+from medical_team.archive import (
     ArchivedAttack,
     ArchiveError,
     ArchiveSettings,

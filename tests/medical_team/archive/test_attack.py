@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medical_team.answers import Edit
-from medical_team.archived_attack import (
+from medical_team.archive.attack import (
     ArchivedAttack,
     attack_from_json,
     attack_id,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from medical_team.archive_file import (
+from medical_team.archive.attack import ArchivedAttack, attack_to_json
+from medical_team.archive.file import (
     ArchiveContent,
     ArchiveError,
     append_attacks,
@@ -20,7 +21,6 @@ from medical_team.archive_file import (
     replace_archive,
     write_frozen,
 )
-from medical_team.archived_attack import ArchivedAttack, attack_to_json
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
 

@@ -18,38 +18,16 @@ from heapq import nsmallest
 from pathlib import Path
 from typing import ClassVar, Final
 
-from medical_team.archive_file import (
+from medical_team.archive.attack import ArchivedAttack, PlayedAgain, Weighting, draw_from
+from medical_team.archive.file import (
     ArchiveContent,
-    ArchiveError,
     Counts,
     add_counts,
     append_attacks,
     append_plays,
     read_archive,
-    read_frozen,
     replace_archive,
-    write_frozen,
 )
-from medical_team.archived_attack import (
-    ArchivedAttack,
-    PlayedAgain,
-    Weighting,
-    attack_id,
-    draw_from,
-)
-
-__all__ = [
-    "ArchiveError",
-    "ArchiveSettings",
-    "ArchivedAttack",
-    "AttackArchive",
-    "PlayedAgain",
-    "Weighting",
-    "attack_id",
-    "draw_from",
-    "read_frozen",
-    "write_frozen",
-]
 
 # Within so many steps a restore finds the archive exactly as it was; what is older is folded.
 _REWIND: Final = 200
@@ -212,7 +190,7 @@ class AttackArchive:
 
         Args:
             rng: the source of randomness; the draw depends on it and on what is kept, only.
-            weighting: see :func:`~medical_team.archived_attack.draw_from`.
+            weighting: see :func:`~medical_team.archive.attack.draw_from`.
             step: only attacks of steps before it are drawn.
 
         Returns:
