@@ -87,8 +87,9 @@ class GameMix:
     def __init__(self, settings: MatchSettings) -> None:
         weights = settings.game_mix or dict.fromkeys(GameType, 1.0)
         self._weights = {kind: float(weights.get(kind, 0.0)) for kind in GameType}
-        self._fixed = settings.game_mix is None and settings.target_win_rate is None
         self._target = settings.target_win_rate
+        self.active = settings.game_mix is not None or self._target is not None
+        """Whether game types are drawn from the shares; if not, each row keeps its own."""
         self._log_odds = 0.0
         if self._target is not None:
             share = self._kind_sum(adversarial=True) / sum(self._weights.values())
@@ -101,7 +102,7 @@ class GameMix:
             own: the type the dataset gives the row.
             rng: the source of randomness.
         """
-        if self._fixed:
+        if not self.active:
             return own
         shares = self.shares()
         return rng.choices(list(shares), weights=list(shares.values()))[0]

@@ -20,11 +20,10 @@ import ray
 from omegaconf import DictConfig
 from pyarrow import parquet
 
-from medical_team.alarms import AlarmBook, AlarmName, AlarmSettings, stop_message
+from medical_team.alarms import AlarmBook, AlarmName, stop_message
 from medical_team.alarms.figures import step_figures
 from medical_team.archive import (
     ArchivedAttack,
-    ArchiveSettings,
     AttackArchive,
     PlayedAgain,
     draw_from,
@@ -34,41 +33,16 @@ from medical_team.atomic_files import replacing
 from medical_team.dataset.rows import case_from_dict
 from medical_team.game_metrics import detection
 from medical_team.game_record import FRESH, GameRecord
-from medical_team.matchmaking import Curriculum, GameMix, MatchSettings, attacker_win_rate
+from medical_team.matchmaking import Curriculum, GameMix, attacker_win_rate
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType, Role
 from recipe.medical_selfplay.baselines import RoleBaselines
 from recipe.medical_selfplay.run_folder import RunFolder
+from recipe.medical_selfplay.settings import LeagueSettings
 
 NAME = "medical_league"
 FOLDER = "league"
 _START_S, _LOOK_S = 120.0, 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class LeagueSettings:
-    """What the league is told.
-
-    Attributes:
-        match: how games are made of rows.
-        archive: which past attacks are kept and played again.
-        alarms: what counts as a collapse.
-        rae_decay: share of the old average that a step keeps, for ``rae``.
-        seed: of all draws; ``None`` draws by the trainer's random row ids.
-        trained_roles: the roles that are to learn.
-    """
-
-    match: MatchSettings
-    archive: ArchiveSettings
-    alarms: AlarmSettings
-    rae_decay: float
-    seed: int | None
-    trained_roles: tuple[str, ...] = tuple(Role)
-
-    @property
-    def pairs(self) -> bool:
-        """Whether a row may be played as anything else than what the dataset says."""
-        return self.match.active or self.archive.fraction > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +181,7 @@ class League:
             },
             **{f"policy/nll/{role.value}": value for role, value in nll.items()},
         }
-        if self._settings.match.active:
+        if self._mix.active:
             metrics |= {f"mix/{kind.value}": share for kind, share in self._mix.shares().items()}
         stop = stop_message(alarms, self._settings.alarms)
         raised = (str(alarm) for alarm in alarms if alarm.new)

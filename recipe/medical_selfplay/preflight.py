@@ -22,10 +22,9 @@ from medical_team.dataset.rows import TRAIN, parquet_schema
 from medical_team.judges.settings import JudgeSettings, LocalModelSettings, VerlSettings
 from recipe.medical_selfplay import verl_judge
 from recipe.medical_selfplay.agent_loop import AGENT_NAME
-from recipe.medical_selfplay.league import LeagueSettings
 from recipe.medical_selfplay.plugin import REPLAY_BUFFER, REWARD_MANAGER
 from recipe.medical_selfplay.run_folder import RunFolder
-from recipe.medical_selfplay.settings import Settings, SettingsError
+from recipe.medical_selfplay.settings import LeagueSettings, Settings, SettingsError
 
 _ROLE_BLIND = {
     "grpo": "role_grpo",

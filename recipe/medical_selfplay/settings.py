@@ -19,7 +19,6 @@ from medical_team.judges.settings import JudgeSettings
 from medical_team.matchmaking import MatchSettings
 from medical_team.medical_game_manager import GameRules, Role
 from medical_team.rewards import REWARD_TABLES, RewardTable
-from recipe.medical_selfplay.league import LeagueSettings
 
 
 class SettingsError(ValueError):
@@ -63,6 +62,32 @@ class LoopSettings:
     def trained_roles(self) -> tuple[str, ...]:
         """The same as names of roles."""
         return tuple(Role) if self.train_roles == "both" else (self.train_roles,)
+
+
+@dataclass(frozen=True, slots=True)
+class LeagueSettings:
+    """What the league is told.
+
+    Attributes:
+        match: how games are made of rows.
+        archive: which past attacks are kept and played again.
+        alarms: what counts as a collapse.
+        rae_decay: share of the old average that a step keeps, for ``rae``.
+        seed: of all draws; ``None`` draws by the trainer's random row ids.
+        trained_roles: the roles that are to learn.
+    """
+
+    match: MatchSettings
+    archive: ArchiveSettings
+    alarms: AlarmSettings
+    rae_decay: float
+    seed: int | None
+    trained_roles: tuple[str, ...] = tuple(Role)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a row may be played as anything else than what the dataset says."""
+        return self.match.active or self.archive.fraction > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from medical_team.game_record import ARCHIVE, GameRecord, JudgeCost, Labels, Tur
 from medical_team.matchmaking import MatchSettings
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType, Role
-from recipe.medical_selfplay.league import League, LeagueSettings, StateLog
+from recipe.medical_selfplay.league import League, StateLog
+from recipe.medical_selfplay.settings import LeagueSettings
 
 AB, VB = GameType.ADVERSARIAL_BENIGN, GameType.VANILLA_BENIGN
 
@@ -161,6 +162,22 @@ def test_entropy_is_estimated_for_each_role(cases: list[Case], tmp_path: Path) -
     metrics = finish(League(settings(), str(tmp_path)), 1, cases).metrics
     assert metrics["policy/nll/attacker"] == 0.5
     assert metrics["policy/nll/assessor"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("match", "logged"),
+    [
+        (MatchSettings(curriculum=0.5), False),
+        (MatchSettings(game_mix={VB: 1}), True),
+        (MatchSettings(target_win_rate=(0.3, 0.5)), True),
+    ],
+)
+def test_the_mix_is_logged_where_games_are_drawn_by_it(
+    cases: list[Case], tmp_path: Path, match: MatchSettings, logged: bool
+) -> None:
+    league = League(replace(settings(), match=match), str(tmp_path), cases)
+    metrics = finish(league, 1, cases).metrics
+    assert any(name.startswith("mix/") for name in metrics) is logged
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
