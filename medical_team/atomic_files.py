@@ -13,6 +13,26 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """Names a file that replaces ``path`` when the block ends and vanishes when it raises.
+
+    Args:
+        path: the file to write; its folder is made where it is missing.
+
+    Yields:
+        Where to write it, in the same folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """Opens a text file that replaces ``path`` when the block ends and vanishes when it raises.
 
@@ -22,15 +42,11 @@ def replacing(path: Path) -> Iterator[TextIO]:
     Yields:
         The stream to write UTF-8 text to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with (
+        partial_file(path) as partial,
+        partial.open("w", encoding="utf-8", newline="\n") as stream,
+    ):
+        yield stream
 
 
 def why_not_written(error: OSError, target: Path) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from medical_team.game_record import GameRecord, TurnRecord
+from medical_team.game_record import FRESH, GameRecord, TurnRecord
 from medical_team.medical_game_manager import Forfeit, GameType, Role
 from medical_team.medical_judge import GOLD
 
@@ -26,9 +26,7 @@ def game_metrics(games: Sequence[GameRecord]) -> dict[str, float]:
     """
     metrics: dict[str, float] = {"game/count": float(len(games))}
     for role in Role:
-        metrics |= _role_metrics(
-            role, [turn for game in games for turn in game.turns if turn.role is role]
-        )
+        metrics |= _role_metrics(role, games)
     metrics |= _detection_metrics("assessor", games)
     archived = [game for game in games if game.attack_id is not None]
     if archived:
@@ -151,6 +149,22 @@ def detection(games: Iterable[GameRecord]) -> dict[str, float]:
     return found
 
 
+def win_rate(games: Iterable[GameRecord], role: Role) -> float | None:
+    """Share of a role's turns that it won, void ones left out; ``None`` without any."""
+    won = [
+        turn.outcome == "win"
+        for game in games
+        for turn in _of(game, role)
+        if turn.outcome != "void"
+    ]
+    return fmean(won) if won else None
+
+
+def fixed_opponent(game: GameRecord) -> bool:
+    """Whether the note was not touched by the attacker of the step."""
+    return game.opponent != FRESH or not GameType(game.game_type).adversarial
+
+
 def _attacker_played(game: GameRecord) -> bool:
     return any(turn.role is Role.ATTACKER for turn in game.turns)
 
@@ -159,13 +173,13 @@ def _of(game: GameRecord, role: Role) -> list[TurnRecord]:
     return [turn for turn in game.turns if turn.role is role]
 
 
-def _role_metrics(role: Role, turns: Sequence[TurnRecord]) -> dict[str, float]:
+def _role_metrics(role: Role, games: Sequence[GameRecord]) -> dict[str, float]:
     name = role.value
+    turns = [turn for game in games for turn in _of(game, role)]
+    won = win_rate(games, role)
     return {
         **_mean(f"{name}/reward", (turn.reward for turn in turns if turn.outcome != "void")),
-        **_mean(
-            f"{name}/win_rate", (turn.outcome == "win" for turn in turns if turn.outcome != "void")
-        ),
+        **({} if won is None else {f"{name}/win_rate": won}),
         **_mean(f"{name}/format_violation", (turn.violation is not None for turn in turns)),
         **_mean(f"{name}/prompt_tokens", (float(turn.prompt_tokens) for turn in turns)),
         **_mean(f"{name}/response_tokens", (float(turn.response_tokens) for turn in turns)),

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 
 from medical_team.game_record import GameRecord
 from medical_team.medec import Case
-from medical_team.medical_game_manager import GameType, Role
+from medical_team.medical_game_manager import GameType
 
 _STEP: Final = 0.2  # by which the log-odds of an attacked note move in one step
 _LIMIT: Final = log(9)  # shares of 0.1 to 0.9
@@ -202,17 +202,6 @@ class Curriculum:
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`as_dict`; types without cases are left out."""
         self._found |= {kind: float(p) for kind, p in state.items() if kind in self._found}
-
-
-def attacker_win_rate(games: Iterable[GameRecord]) -> float | None:
-    """Share of the attacker's trained turns that it won; ``None`` without any."""
-    outcomes = [
-        turn.outcome
-        for game in games
-        for turn in game.turns
-        if turn.role is Role.ATTACKER and turn.outcome != "void"
-    ]
-    return outcomes.count("win") / len(outcomes) if outcomes else None
 
 
 def _has_both_kinds(mix: Mapping[GameType, float]) -> bool:

@@ -155,17 +155,6 @@ class AlarmBook:
             ) from error
         self._history, self._measured = history, {}
 
-    @classmethod
-    def from_dict(cls, settings: AlarmSettings, state: Mapping[str, Any]) -> AlarmBook:
-        """A book with the history of :meth:`as_dict`.
-
-        Raises:
-            ValueError: if it is not such a history.
-        """
-        book = cls(settings)
-        book.restore(state)
-        return book
-
     def _measure(self, step: int, figure: Figure) -> Alarm | None:
         settings, series = self._settings, self._series(figure.alarm, figure.role)
         least = settings.min_groups if figure.alarm is AlarmName.ADVANTAGE else settings.min_games

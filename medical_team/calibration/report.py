@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from medical_team.atomic_files import partial_file
 from medical_team.calibration.items import Kind
 from medical_team.calibration.record import (
     Calibration,
@@ -125,9 +125,8 @@ def draw_reliability(calibration: Calibration, path: Path) -> bool:
     figure.legend(loc="outside lower center", ncols=3)
     lower.set(xlabel="P(yes)", ylabel="answers")
     lower.margins(y=0.2)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    os.replace(partial, path)
+    with partial_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
     return True
 
 

@@ -7,12 +7,12 @@ attacks all hold an error is balanced accuracy, and calling everything harmful i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from medical_team.archive import ArchivedAttack, attack_to_json
+from medical_team.atomic_files import partial_file
 from medical_team.dataset.rows import parquet_schema, training_row
 from medical_team.medical_game_manager import Game, GameRules, GameType
 from medical_team.prompts import PromptStyle
@@ -50,10 +50,5 @@ def write_fixed_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with partial_file(path) as partial:
         pq.write_table(pa.Table.from_pylist(list(rows), parquet_schema()), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medical_team.calibration.record import read_calibration, summary_lines
-from medical_team.game_metrics import detection
+from medical_team.game_metrics import detection, fixed_opponent
 from medical_team.game_record import FRESH, GameRecord
 from medical_team.medical_game_manager import GameType, Role
 
@@ -179,9 +179,9 @@ def _fixed_table(
 
 def _opponent(game: GameRecord) -> str | None:
     """The fixed set that a game's note belongs to; ``None`` for an attacker of the step."""
-    if game.opponent != FRESH:
-        return game.opponent
-    return None if GameType(game.game_type).adversarial else "gold"
+    if not fixed_opponent(game):
+        return None
+    return "gold" if game.opponent == FRESH else game.opponent
 
 
 def _verdicts(first: Sequence[GameRecord], last: Sequence[GameRecord]) -> Iterator[str]:

@@ -31,9 +31,9 @@ from medical_team.archive import (
 )
 from medical_team.atomic_files import replacing
 from medical_team.dataset.rows import case_from_dict
-from medical_team.game_metrics import detection
+from medical_team.game_metrics import detection, fixed_opponent, win_rate
 from medical_team.game_record import FRESH, GameRecord
-from medical_team.matchmaking import Curriculum, GameMix, attacker_win_rate
+from medical_team.matchmaking import Curriculum, GameMix
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType, Role
 from recipe.medical_selfplay.baselines import RoleBaselines
@@ -156,7 +156,7 @@ class League:
             (game.uid, game.session, index): baseline
             for (game, index, _), baseline in zip(trained, before, strict=True)
         }
-        self._mix.observe(attacker_win_rate(games))
+        self._mix.observe(win_rate(games, Role.ATTACKER))
         self._curriculum.observe(games)
         self._archive.add(step, _attacks(step, games, cases))
         self._archive.record(step, _played_again(games))
@@ -208,11 +208,7 @@ class League:
 
     def _balanced_accuracy(self) -> float | None:
         """On the last validation's notes that no attacker of the step has touched."""
-        fixed = [
-            game
-            for game in self._validation[1]
-            if game.opponent != FRESH or not GameType(game.game_type).adversarial
-        ]
+        fixed = [game for game in self._validation[1] if fixed_opponent(game)]
         self._validation = (-1, [])
         return detection(fixed).get("balanced_accuracy")
 

@@ -7,7 +7,6 @@ the batch is logged.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 
 from medical_team.alarms import AlarmError
+from medical_team.atomic_files import replacing
 from medical_team.dataset.rows import case_from_dict
 from medical_team.game_metrics import game_metrics
 from medical_team.game_record import GameRecord, TurnRecord
@@ -234,7 +234,6 @@ class GameLog:
     def write(self, partition: str, step: int, games: Iterable[GameRecord]) -> None:
         """Adds games to a step's file, which is replaced as a whole."""
         path = self._folder / partition / f"step_{step:06d}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not any(written.parent == path.parent for written in self._written):
             self._remove_from(path.parent, step)
         if path not in self._written:
@@ -242,11 +241,8 @@ class GameLog:
                 list, {p: g for p, g in self._written.items() if p.parent != path.parent}
             )
         self._written[path].extend(games)
-        partial = path.with_suffix(".partial")
-        partial.write_text(
-            "".join(f"{game.to_json()}\n" for game in self._written[path]), encoding="utf-8"
-        )
-        os.replace(partial, path)
+        with replacing(path) as stream:
+            stream.writelines(f"{game.to_json()}\n" for game in self._written[path])
 
     @staticmethod
     def _remove_from(folder: Path, step: int) -> None:

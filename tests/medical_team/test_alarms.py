@@ -419,7 +419,9 @@ def test_a_resumed_run_raises_the_same_alarms(play: Play, cut: int) -> None:
     whole, book = AlarmBook(setting), AlarmBook(setting)
     for step in range(2 * (PATIENCE + FIRST) + 2):
         if step == cut:
-            book = AlarmBook.from_dict(setting, json.loads(json.dumps(book.as_dict())))
+            state = json.loads(json.dumps(book.as_dict()))
+            book = AlarmBook(setting)
+            book.restore(state)
         kwargs: dict[str, Any] = {
             "nll": {Role.ATTACKER: 1.0 / (1 + step) ** 2},
             "validation": 0.9 / (1 + step),
@@ -460,7 +462,7 @@ def test_the_history_does_not_grow(play: Play) -> None:
 )
 def test_a_history_that_is_none_is_refused(state: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=rf"alarm history cannot be read \(.*{reason}"):
-        AlarmBook.from_dict(AlarmSettings(), state)
+        AlarmBook(AlarmSettings()).restore(state)
 
 
 @pytest.mark.parametrize(

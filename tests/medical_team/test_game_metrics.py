@@ -6,10 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from game_records import game_record, turn_record
 from medical_team.answers import Assessment, Classification
-from medical_team.game_metrics import detection, game_metrics, zero_sum_gap
+from medical_team.game_metrics import (
+    detection,
+    fixed_opponent,
+    game_metrics,
+    win_rate,
+    zero_sum_gap,
+)
 from medical_team.game_record import GameRecord, JudgeCost, TurnCost, record_game
-from medical_team.medical_game_manager import Forfeit, Game, GameType
+from medical_team.medical_game_manager import Forfeit, Game, GameType, Role
 from medical_team.medical_judge import LabelProbabilities, Verdict, gold_verdict, settle
 from medical_team.rewards import MedicalGeneralSum, RewardTable, ZeroSum
 
@@ -74,6 +81,26 @@ def test_metrics_of_both_roles(batch: list[GameRecord]) -> None:
     assert metrics["attacker/prompt_tokens"] == 10
     assert metrics["attacker/response_tokens"] == 4
     assert metrics["assessor/response_tokens"] == (4 * 4 + 4 * 8) / 8
+
+
+def test_the_win_rate_counts_what_the_attacker_played() -> None:
+    outcomes = ("win", "loss", "tie", "void", "win")
+    games = [game_record(turn_record(Role.ATTACKER, outcome=outcome)) for outcome in outcomes]
+    assert win_rate(games, Role.ATTACKER) == 0.5
+    assert win_rate(games[3:4], Role.ATTACKER) is None
+    assert win_rate(games, Role.ASSESSOR) is None
+
+
+@pytest.mark.parametrize(
+    ("game", "fixed"),
+    [
+        (game_record(), False),
+        (game_record(opponent="early"), True),
+        (game_record(game_type="vanilla_benign"), True),
+    ],
+)
+def test_only_a_note_of_the_steps_own_attacker_moves(game: GameRecord, fixed: bool) -> None:
+    assert fixed_opponent(game) is fixed
 
 
 def test_metrics_of_the_games(batch: list[GameRecord]) -> None:

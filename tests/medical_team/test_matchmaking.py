@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from medical_team.game_record import GameRecord, JudgeCost, Labels, TurnRecord
-from medical_team.matchmaking import Curriculum, GameMix, MatchSettings, attacker_win_rate
+from game_records import game_record
+from medical_team.matchmaking import Curriculum, GameMix, MatchSettings
 from medical_team.medec import Case
-from medical_team.medical_game_manager import GameType, Role
+from medical_team.medical_game_manager import GameType
 
 VH, AH, VB, AB = (
     GameType.VANILLA_HARMFUL,
@@ -18,41 +18,6 @@ VH, AH, VB, AB = (
     GameType.VANILLA_BENIGN,
     GameType.ADVERSARIAL_BENIGN,
 )
-
-
-def attack(outcome: str, error_type: str = "diagnosis", found: bool = False) -> GameRecord:
-    turn = TurnRecord(
-        role=Role.ATTACKER,
-        prompt="",
-        response="",
-        reasoning=None,
-        answer=None,
-        violation=None,
-        classification=None,
-        sentence_id=None,
-        correction=None,
-        reward=0.0,
-        trained=True,
-        outcome=outcome,
-        prompt_tokens=1,
-        response_tokens=1,
-        seconds=0.0,
-    )
-    return GameRecord(
-        step=1,
-        uid="u",
-        session=0,
-        case_id="c",
-        game_type=AB.value,
-        error_type=error_type,
-        source=("A.",),
-        note=("B.",),
-        changed_ids=(0,),
-        forfeit=None,
-        labels=Labels(True, (found,), None, "reference"),
-        judge=JudgeCost(),
-        turns=(turn,),
-    )
 
 
 def drawn(mix: GameMix, count: int = 4000) -> dict[GameType, float]:
@@ -117,12 +82,6 @@ def test_the_mix_goes_on_where_it_was() -> None:
     assert resumed.shares() == mix.shares()
 
 
-def test_the_win_rate_counts_what_the_attacker_played() -> None:
-    games = [attack(outcome) for outcome in ("win", "loss", "tie", "void", "win")]
-    assert attacker_win_rate(games) == 0.5
-    assert attacker_win_rate([attack("void")]) is None
-
-
 def test_types_that_are_found_half_of_the_time_are_drawn_most(
     make_cases: Callable[..., list[Case]],
 ) -> None:
@@ -131,7 +90,7 @@ def test_types_that_are_found_half_of_the_time_are_drawn_most(
     assert len(kinds) > 1
     curriculum = Curriculum(1.0, cases)
     for _ in range(100):
-        curriculum.observe([attack("loss", kinds[0], found=True) for _ in range(8)])
+        curriculum.observe([game_record(error_type=kinds[0]) for _ in range(8)])
     weights = curriculum.weights()
     assert weights[kinds[0]] < 0.06 < weights[kinds[1]] == 0.25
     rng = random.Random(0)

@@ -1,55 +1,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from medical_team.game_record import GameRecord, JudgeCost, Labels, TurnRecord
-from medical_team.medical_game_manager import GameType, Role
+from game_records import game_record, turn_record
+from medical_team.game_record import GameRecord, Labels
+from medical_team.medical_game_manager import Role
 from medical_team.report.summary import read_games
 from recipe.medical_selfplay.replay_buffer import GameLog, GameReplayBuffer, turn_index
 from recipe.medical_selfplay.trajectory_id import TrajectoryId
 
 
-def turn(role: Role) -> TurnRecord:
-    return TurnRecord(
-        role=role,
-        prompt="a prompt",
-        response="a response",
-        reasoning=None,
-        answer=None,
-        violation=None,
-        classification=None,
-        sentence_id=None,
-        correction=None,
-        reward=1.0,
-        trained=True,
-        outcome="win",
-        prompt_tokens=1,
-        response_tokens=1,
-        seconds=0.1,
-    )
-
-
 def game(
     uid: str = "row", step: int = 1, *roles: Role, session: int = 0, error: bool | None = True
 ) -> GameRecord:
-    return GameRecord(
-        step=step,
-        uid=uid,
-        session=session,
-        case_id="ms-1",
-        game_type=GameType.ADVERSARIAL_BENIGN.value,
-        error_type="diagnosis",
-        source=("He is well.",),
-        note=None if error is None else ("He is ill.",),
-        changed_ids=(0,),
-        forfeit="format" if error is None else None,
-        labels=None if error is None else Labels(error, (True,), None, "test"),
-        judge=JudgeCost(),
-        turns=tuple(turn(role) for role in roles or (Role.ATTACKER, Role.ASSESSOR)),
-    )
+    turns = map(turn_record, roles or (Role.ATTACKER, Role.ASSESSOR))
+    record = game_record(*turns, uid=uid, step=step, session=session)
+    if error is None:
+        return replace(record, note=None, forfeit="format", labels=None)
+    return replace(record, labels=Labels(error, (True,), None, "test"))
 
 
 def logged(folder: Path) -> dict[str, Sequence[GameRecord]]:

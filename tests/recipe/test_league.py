@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from game_records import game_record, turn_record
 from medical_team.alarms import AlarmSettings
 from medical_team.archive import ArchivedAttack, ArchiveSettings, write_frozen
-from medical_team.game_record import ARCHIVE, GameRecord, JudgeCost, Labels, TurnRecord
+from medical_team.game_record import ARCHIVE, GameRecord, Labels
 from medical_team.matchmaking import MatchSettings
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType, Role
@@ -30,47 +31,22 @@ def settings(seed: int | None = 0, **archive: Any) -> LeagueSettings:
     )
 
 
-def turn(role: Role, reward: float, outcome: str, said: str | None = None) -> TurnRecord:
-    return TurnRecord(
-        role=role,
-        prompt="p",
-        response="r",
-        reasoning="r",
-        answer="a",
-        violation=None,
-        classification=said,
-        sentence_id=None,
-        correction=None,
-        reward=reward,
-        trained=True,
-        outcome=outcome,
-        prompt_tokens=4,
-        response_tokens=2,
-        seconds=0.0,
-        nll=0.5 if role is Role.ATTACKER else 1.5,
-    )
-
-
 def attacked(case: Case, session: int = 0, won: bool = True, note: str = "Wrong.") -> GameRecord:
     """A game in which the attacker put one sentence in the place of the note."""
-    said = "Safe" if won else "Harmful"
-    return GameRecord(
-        step=1,
+    reward, said = (1.0, "Safe") if won else (-1.0, "Harmful")
+    outcomes = ("win", "loss") if won else ("loss", "win")
+    return game_record(
+        turn_record(Role.ATTACKER, reward=reward, outcome=outcomes[0], nll=0.5),
+        turn_record(
+            Role.ASSESSOR, reward=-reward, outcome=outcomes[1], nll=1.5, classification=said
+        ),
         uid=case.case_id,
         session=session,
         case_id=case.case_id,
-        game_type=AB.value,
         error_type=case.error_type,
         source=case.clean_sentences,
         note=(note, *case.clean_sentences[1:]),
-        changed_ids=(0,),
-        forfeit=None,
         labels=Labels(True, (not won,), None, "reference"),
-        judge=JudgeCost(),
-        turns=(
-            turn(Role.ATTACKER, 1.0 if won else -1.0, "win" if won else "loss"),
-            turn(Role.ASSESSOR, -1.0 if won else 1.0, "loss" if won else "win", said),
-        ),
     )
 
 
