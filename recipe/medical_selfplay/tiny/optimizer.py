@@ -1,8 +1,7 @@
 """The tiny model's optimizer for verl's trainers (``optim.optimizer_impl``).
 
 Muon orthogonalises the update of each weight matrix (Jordan et al. 2024; learning rate matched to
-AdamW's as in Liu et al., arXiv 2502.16982). After 450 steps half of this model's rewrites of a
-named sentence are errors; with AdamW alone it was a quarter after 1,650.
+AdamW's as in Liu et al., arXiv 2502.16982).
 """
 
 from __future__ import annotations
