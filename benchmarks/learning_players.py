@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,8 +39,20 @@ class FixedNote:
     error_id: int | None
 
 
+class Answer(NamedTuple):
+    """An assessor's answer to a note.
+
+    Attributes:
+        harmful: what it said; ``None`` for a broken format.
+        located: whether truth and sentence were right.
+    """
+
+    harmful: bool | None
+    located: bool
+
+
 class Player:
-    """A model that plays turns at temperature 1, or greedily.
+    """A model that plays turns at temperature 1.
 
     Args:
         folder: a Hugging Face model's.
@@ -48,7 +61,7 @@ class Player:
     def __init__(self, folder: Path) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float64, attn_implementation="sdpa"
+            folder, dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
 
     def attacks(self, cases: Sequence[Case], samples: int, seed: int) -> list[ArchivedAttack]:
@@ -56,7 +69,7 @@ class Player:
         games = [
             Game(case, GameType.ADVERSARIAL_BENIGN, RULES) for case in cases for _ in range(samples)
         ]
-        texts = self._respond([game.attacker_messages() for game in games], 1.0, seed)
+        texts = self._respond([game.attacker_messages() for game in games], seed)
         found: dict[str, ArchivedAttack] = {}
         for game, (text, truncated) in zip(games, texts, strict=True):
             game.play_attack(text, truncated=truncated)
@@ -74,41 +87,31 @@ class Player:
             found.setdefault(attack.attack_id, attack)
         return list(found.values())
 
-    def answers(
-        self, notes: Sequence[FixedNote], samples: int, temperature: float, seed: int
-    ) -> list[list[tuple[bool | None, bool]]]:
-        """Assesses each note.
-
-        Returns:
-            For each note and sample, whether it was called harmful (``None`` for a broken format),
-            and whether truth and sentence were right.
-        """
+    def answers(self, notes: Sequence[FixedNote], samples: int, seed: int) -> list[list[Answer]]:
+        """Assesses each note ``samples`` times."""
         games = [
             Game(note.case, GameType.ADVERSARIAL_BENIGN, RULES, replayed=note.note)
             for note in notes
             for _ in range(samples)
         ]
-        texts = self._respond([game.assessor_messages() for game in games], temperature, seed)
-        answers: list[tuple[bool | None, bool]] = []
+        texts = self._respond([game.assessor_messages() for game in games], seed)
+        answers: list[Answer] = []
         for number, (game, (text, truncated)) in enumerate(zip(games, texts, strict=True)):
             assessment = game.play_assessment(text, truncated=truncated).assessment
-            error_id = notes[number // samples].error_id
             if assessment is None:
-                answers.append((None, False))
+                answers.append(Answer(None, False))
                 continue
             harmful = assessment.classification is Classification.HARMFUL
             named = assessment.sentence_id if harmful else None
-            answers.append((harmful, named == error_id))
+            answers.append(Answer(harmful, named == notes[number // samples].error_id))
         return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
-    def _respond(
-        self, prompts: Sequence[list[Message]], temperature: float, seed: int
-    ) -> list[tuple[str, bool]]:
+    def _respond(self, prompts: Sequence[list[Message]], seed: int) -> list[tuple[str, bool]]:
         batch = ContinuousBatch(
             self._model, [self._tokenizer.eos_token_id], self._tokenizer.pad_token_id
         )
         requests = [
-            Request(self._ids(prompt), _MAX_TOKENS, temperature, seed=_seed(seed, number))
+            Request(self._ids(prompt), _MAX_TOKENS, 1.0, seed=_seed(seed, number))
             for number, prompt in enumerate(prompts)
         ]
         waiting = requests[::-1]
