@@ -1,9 +1,10 @@
 """Does self-play teach the assessor more than training on gold notes does? Measured on the CPU.
 
-Annotated notes are few, and annotators mark some kinds of errors far more often than others: the
-training cases are ``--cases`` of the sample clinic (48: two a diagnosis) with MEDEC's shares of
-error types, half of them management. From one supervised start, with the same number of generated
-tokens, several seeds each:
+Correct notes are many, annotated errors are few, and annotators mark some kinds of errors far more
+often than others. So all 400 training cases of the sample clinic give their correct note here, and
+``--annotated`` of them (48: two a diagnosis) their error as well, with MEDEC's shares of error
+types, half of them management. From one supervised start, with the same number of generated tokens,
+several seeds each:
 
     start      no RL
     gold       assessor-only RL on the gold notes
@@ -31,18 +32,23 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from learning_players import Answer, FixedNote, Player
 from learning_report import Cost, Results, print_results, write_report
 from learning_scores import Answered
-from pyarrow import compute, parquet
 
 from medical_team.archive import ArchivedAttack, read_frozen, write_frozen
 from medical_team.atomic_files import replacing
+from medical_team.dataset.fixed_opponents import write_fixed_rows
+from medical_team.dataset.rows import training_row
 from medical_team.medec import Case, read_medec
+from medical_team.medical_game_manager import GameType
+from medical_team.prompts import PromptStyle
 from medical_team.sample_world.programmatic import programmatic_attacks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,12 +61,8 @@ MEDEC_ERRORS = {
     "treatment": 25,
     "causalOrganism": 13,
 }
-GOLD = "game.game_mix={vanilla_harmful: 1, vanilla_benign: 1}"
-# Most errors are of the attacker's own choice, and half of the rows are not attacked.
-SELFPLAY = (
-    "game.game_mix={vanilla_harmful: 1, vanilla_benign: 3, adversarial_harmful: 1,"
-    " adversarial_benign: 3}"
-)
+GAMES = 800  # rows of a training file
+FROZEN = "frozen_attacks.jsonl"  # of the start's attacker
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +71,30 @@ class Arm:
 
     Attributes:
         tokens: that an average game takes, by which arms generate the same number.
+        mix: weight of each game type among the rows.
         overrides: what it sets beside the common settings.
     """
 
     tokens: float
-    overrides: tuple[str, ...]
+    mix: dict[GameType, int]
+    overrides: tuple[str, ...] = ()
 
 
+GOLD = {GameType.VANILLA_HARMFUL: 1, GameType.VANILLA_BENIGN: 1}
+# Attacks on correct notes need no annotation: they are most of the games with an error.
+SELFPLAY = {
+    GameType.VANILLA_HARMFUL: 1,
+    GameType.VANILLA_BENIGN: 3,
+    GameType.ADVERSARIAL_HARMFUL: 1,
+    GameType.ADVERSARIAL_BENIGN: 3,
+}
 ARMS = {
-    "gold": Arm(47.0, (GOLD,)),
-    "frozen": Arm(47.0, (SELFPLAY, "archive.fraction=1", "archive.file=FROZEN")),
-    "selfplay": Arm(65.0, (SELFPLAY,)),
-    "archive": Arm(77.0, (SELFPLAY, "archive.fraction=0.5", "game.assessor_samples=3")),
+    "gold": Arm(47.0, GOLD),
+    "frozen": Arm(
+        47.0, SELFPLAY, ("archive.fraction=1", f"archive.file=${{run_dir}}/../../{FROZEN}")
+    ),
+    "selfplay": Arm(65.0, SELFPLAY),
+    "archive": Arm(77.0, SELFPLAY, ("archive.fraction=0.5", "game.assessor_samples=3")),
 }
 
 
@@ -100,30 +114,30 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=ROOT / "outputs/learning_cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--cases", type=int, default=48, help="training cases; 0 takes all 400")
-    parser.add_argument("--tokens", type=float, default=4e5, help="generated tokens a run")
+    parser.add_argument("--annotated", type=int, default=48, help="known errors; 0 takes all 400")
+    parser.add_argument("--tokens", type=float, default=3.2e5, help="generated tokens a run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--set", action="append", default=[], help="override for every arm")
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.tokens = args.seeds[:1], 2e4
     torch.set_num_threads(1)
-    folder: Path = args.output_dir
+    folder: Path = args.output_dir.resolve()
+    args.model = args.model.resolve()
     train_cases, test_cases = (
         list(read_medec(ROOT / "data/sample" / f"{split}.csv", split))
         for split in ("train", "test")
     )
-    chosen = annotated(train_cases, args.cases)
     if args.quick:
         test_cases = test_cases[:24]
-    rows = folder / "train.parquet"
-    write_rows(rows, {case.case_id for case in chosen})
-    frozen = folder / "frozen_attacks.jsonl"
+    errors = annotated(train_cases, args.annotated)
+    files = {arm: folder / f"{arm}.parquet" for arm in args.arms}
+    for arm, file in files.items():
+        write_fixed_rows(training_rows(errors, train_cases, ARMS[arm].mix), file)
+    frozen = folder / FROZEN
     if not frozen.is_file():
-        samples = max(1, 400 // len(chosen)) * 2
-        write_frozen(frozen, Player(args.model).attacks(chosen, samples, seed=0))
+        write_frozen(frozen, Player(args.model).attacks(train_cases, samples=2, seed=0))
     common = [
-        f"data.train_files={rows}",
         f"actor_rollout_ref.model.path={args.model}",
         f"ray_kwargs.ray_init.runtime_env.env_vars.OMP_NUM_THREADS='{threads(args.jobs)}'",
         *args.set,
@@ -132,7 +146,12 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = [
             pool.submit(
-                train, arm, seed, run_folder(folder, arm, seed), frozen, args.tokens, common
+                train,
+                arm,
+                seed,
+                run_folder(folder, arm, seed),
+                args.tokens,
+                [f"data.train_files={files[arm]}", *common],
             )
             for arm, seed in wanted
         ]
@@ -184,22 +203,31 @@ def annotated(cases: Sequence[Case], number: int) -> list[Case]:
         of_kind = [case for case in cases if case.error_type == kind]
         wanted = round(number * share / total)
         if wanted > len(of_kind):
-            sys.exit(f"--cases {number} needs {wanted} cases of {kind}, there are {len(of_kind)}")
+            sys.exit(
+                f"--annotated {number} needs {wanted} cases of {kind}, there are {len(of_kind)}"
+            )
         chosen += rng.sample(of_kind, wanted)
     return chosen
 
 
-def write_rows(file: Path, case_ids: set[str]) -> None:
-    """The rows of verl's training file that play these cases."""
-    table = parquet.read_table(ROOT / "data/medical_verl/train.parquet")
-    found = compute.struct_field(table["extra_info"], ["case", "case_id"]).to_pylist()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table.filter([case_id in case_ids for case_id in found]), file)
+def training_rows(
+    errors: Sequence[Case], cases: Sequence[Case], mix: dict[GameType, int]
+) -> list[dict[str, Any]]:
+    """Rows of verl's training file: error notes of ``errors``, correct notes of all cases."""
+    rng = random.Random(0)
+    games: list[tuple[Case, GameType]] = []
+    for kind, weight in mix.items():
+        pool = list(errors if kind.harmful_source else cases)
+        rng.shuffle(pool)
+        number = GAMES * weight // sum(mix.values())
+        games += [(case, kind) for case in islice(cycle(pool), number)]
+    return [
+        training_row(case, kind, index, PromptStyle.COMPACT)
+        for index, (case, kind) in enumerate(games)
+    ]
 
 
-def train(
-    arm: str, seed: int, folder: Path, frozen: Path, tokens: float, common: Sequence[str]
-) -> Path:
+def train(arm: str, seed: int, folder: Path, tokens: float, common: Sequence[str]) -> Path:
     """Runs an arm if it has not run, resumes it if it was killed; returns the trained model.
 
     Raises:
@@ -227,7 +255,7 @@ def train(
         "trainer.val_before_train=false",
         "trainer.max_actor_ckpt_to_keep=1",
         "trainer.logger=[file]",
-        *(one.replace("FROZEN", str(frozen)) for one in ARMS[arm].overrides),
+        *ARMS[arm].overrides,
         *common,
     ]
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-dir", "configs"]

@@ -152,36 +152,42 @@ def test_a_grpo_run_logs_and_trains_exactly_what_was_played(
 
 
 @pytest.mark.parametrize(
-    ("config", "mode", "by_hand"),
+    ("config", "mode", "fraction", "by_hand"),
     [
-        ("medical_reinforce_pp", "sync", role_reinforce_pp_by_hand),
-        ("medical_grpo", "colocate_async", role_grpo_by_hand),
+        ("medical_reinforce_pp", "sync", 0.0, role_reinforce_pp_by_hand),
+        ("medical_grpo", "colocate_async", 0.5, role_grpo_by_hand),
     ],
 )
 def test_three_assessors_a_note(
-    train: Callable[..., Any], sample_rows: Path, config: str, mode: str, by_hand: Callable
+    train: Callable[..., Any],
+    sample_rows: Path,
+    config: str,
+    mode: str,
+    fraction: float,
+    by_hand: Callable,
 ) -> None:
     run = train(
         f"data_dir={sample_rows}",
-        "trainer.total_training_steps=2",
+        "trainer.total_training_steps=3",
         "trainer.val_before_train=false",
         "trainer.test_freq=-1",
         "trainer.save_freq=-1",
         "game.assessor_samples=3",
+        f"archive.fraction={fraction}",
         "algorithm.use_kl_in_reward=false",
         f"trainer.v1.trainer_mode={mode}",
         config=config,
     )
     assert run.wait() == 0, run.tail()
     metrics, games = run.metrics(), run.games()
-    for step in (1, 2):
+    for step in (1, 2, 3):
         assert_advantages(games[step], metrics[step], by_hand)
-    played = [
-        sum(turn["role"] == "assessor" for turn in game["turns"])
-        for game in games[2]
-        if game["note"] and game["game_type"].startswith("adversarial")
-    ]
-    assert set(played) == {3}
+    attacked = [game for game in games[3] if game["note"] and game["game_type"].startswith("adv")]
+    fresh = [game for game in attacked if game["attack_id"] is None]
+    assert {sum(turn["role"] == "assessor" for turn in game["turns"]) for game in fresh} == {3}
+    archived = [game for game in attacked if game["attack_id"] is not None]
+    assert bool(archived) is (fraction > 0)
+    assert not [turn for game in archived for turn in game["turns"] if turn["role"] == "attacker"]
 
 
 def test_ppo_trains_actor_and_critic(train: Callable[..., Any], sample_rows: Path) -> None:
