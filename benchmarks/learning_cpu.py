@@ -3,8 +3,8 @@
 Correct notes are many, annotated errors are few, and annotators mark some kinds of errors far more
 often than others. So all 400 training cases of the sample clinic give their correct note here, and
 ``--annotated`` of them (48: two a diagnosis) their error as well, with MEDEC's shares of error
-types, half of them management. From one supervised start, with the same number of generated tokens,
-several seeds each:
+types, half of them management. From one supervised start (``learning_start.py``), with the same
+number of generated tokens, several seeds each:
 
     start      no RL
     gold       assessor-only RL on the gold notes
@@ -41,6 +41,7 @@ import torch
 from learning_players import Answer, FixedNote, Player
 from learning_report import Cost, Results, print_results, write_report
 from learning_scores import Answered
+from learning_start import supervised_start
 
 from medical_team.archive import ArchivedAttack, read_frozen, write_frozen
 from medical_team.atomic_files import replacing
@@ -110,35 +111,41 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few tokens: does it run?")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--report", type=Path, help="folder for a page with tables and a figure")
-    parser.add_argument("--model", type=Path, default=ROOT / "data/tiny_model", help="the start")
+    parser.add_argument("--model", type=Path, default=ROOT / "data/tiny_model")
+    parser.add_argument("--sft-steps", type=int, default=350, help="of the supervised start")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "outputs/learning_cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--annotated", type=int, default=48, help="known errors; 0 takes all 400")
-    parser.add_argument("--tokens", type=float, default=3.2e5, help="generated tokens a run")
+    parser.add_argument("--tokens", type=float, default=6.4e5, help="generated tokens a run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--set", action="append", default=[], help="override for every arm")
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.tokens = args.seeds[:1], 2e4
+        args.seeds, args.tokens, args.sft_steps = args.seeds[:1], 2e4, 0
     torch.set_num_threads(1)
     folder: Path = args.output_dir.resolve()
-    args.model = args.model.resolve()
     train_cases, test_cases = (
         list(read_medec(ROOT / "data/sample" / f"{split}.csv", split))
         for split in ("train", "test")
     )
     if args.quick:
         test_cases = test_cases[:24]
+    start: Path = args.model.resolve()
+    try:
+        if args.sft_steps:
+            start = supervised_start(start, args.sft_steps, folder / "start")
+    except RuntimeError as error:
+        sys.exit(str(error))
     errors = annotated(train_cases, args.annotated)
     files = {arm: folder / f"{arm}.parquet" for arm in args.arms}
     for arm, file in files.items():
         write_fixed_rows(training_rows(errors, train_cases, ARMS[arm].mix), file)
     frozen = folder / FROZEN
     if not frozen.is_file():
-        write_frozen(frozen, Player(args.model).attacks(train_cases, samples=2, seed=0))
+        write_frozen(frozen, Player(start).attacks(train_cases, samples=2, seed=0))
     common = [
-        f"actor_rollout_ref.model.path={args.model}",
+        f"actor_rollout_ref.model.path={start}",
         f"ray_kwargs.ray_init.runtime_env.env_vars.OMP_NUM_THREADS='{threads(args.jobs)}'",
         *args.set,
     ]
@@ -160,7 +167,7 @@ def main() -> None:
         except RunFailedError as error:
             pool.shutdown(cancel_futures=True)
             sys.exit(str(error))
-    models = {"start": [args.model]} | {
+    models = {"start": [start]} | {
         arm: [trained[arm, seed] for seed in args.seeds] for arm in args.arms
     }
     sets = test_sets(test_cases, models, folder / "attacks")

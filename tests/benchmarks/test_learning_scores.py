@@ -97,5 +97,5 @@ def test_annotated_cases_have_medecs_shares(benchmark_module: Any) -> None:
         "causalOrganism": 3,
     }
     assert benchmark_module.annotated(cases, 0) == cases
-    with pytest.raises(SystemExit, match="--annotated 400 needs 211 cases of management, there are 80"):
+    with pytest.raises(SystemExit, match="--annotated 400 needs 211 cases of management"):
         benchmark_module.annotated(cases, 400)

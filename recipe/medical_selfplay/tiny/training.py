@@ -46,7 +46,7 @@ _ROOT: Final = Path(__file__).resolve().parents[3]
 _STOP_LIMIT_S: Final = 30
 
 # What differs from configs/medical_sft.yaml, which is for models that can speak already.
-_SETTINGS: Final = (
+SETTINGS: Final = (
     "hardware=cpu",
     "data.val_files=null",
     f"data.train_batch_size={_BATCH}",
@@ -217,7 +217,7 @@ def _trainer(
     """Runs verl's SFT trainer in a process of its own, which ends with the block."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     command += ["-m", "verl.trainer.sft_trainer", "--config-dir", str(_ROOT / "configs")]
-    command += ["--config-name", "medical_sft", *_SETTINGS]
+    command += ["--config-name", "medical_sft", *SETTINGS]
     command += [
         f"model.path={work / 'untrained'}",
         f"data.train_files={work / 'train.parquet'}",
