@@ -63,7 +63,6 @@ MEDEC_ERRORS = {
     "causalOrganism": 13,
 }
 GAMES = 800  # rows of a training file
-FROZEN = "frozen_attacks.jsonl"  # of the start's attacker
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,8 @@ class Arm:
     Attributes:
         tokens: that an average game takes, by which arms generate the same number.
         mix: weight of each game type among the rows.
-        overrides: what it sets beside the common settings.
+        overrides: what it sets beside the common settings; ``{frozen}`` is the file of the
+            start's attacks.
     """
 
     tokens: float
@@ -91,9 +91,7 @@ SELFPLAY = {
 }
 ARMS = {
     "gold": Arm(47.0, GOLD),
-    "frozen": Arm(
-        47.0, SELFPLAY, ("archive.fraction=1", f"archive.file=${{run_dir}}/../../{FROZEN}")
-    ),
+    "frozen": Arm(47.0, SELFPLAY, ("archive.fraction=1", "archive.file={frozen}")),
     "selfplay": Arm(65.0, SELFPLAY),
     "archive": Arm(77.0, SELFPLAY, ("archive.fraction=0.5", "game.assessor_samples=3")),
 }
@@ -121,6 +119,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--set", action="append", default=[], help="override for every arm")
     args = parser.parse_args()
+    for name, least in (("jobs", 1), ("tokens", 1), ("sft_steps", 0), ("annotated", 0)):
+        if getattr(args, name) < least:
+            option = name.replace("_", "-")
+            parser.error(f"--{option} is {getattr(args, name)}, expected at least {least}")
+    if not (args.model / "config.json").is_file():
+        parser.error(f"--model {args.model}: no config.json there, expected a model's folder")
     if args.quick:
         args.seeds, args.tokens, args.sft_steps = args.seeds[:1], 2e4, 0
     torch.set_num_threads(1)
@@ -131,6 +135,15 @@ def main() -> None:
     )
     if args.quick:
         test_cases = test_cases[:24]
+    keep_settings(
+        folder / "settings.json",
+        {
+            "model": str(args.model.resolve()),
+            "sft_steps": args.sft_steps,
+            "annotated": args.annotated,
+            "set": args.set,
+        },
+    )
     start: Path = args.model.resolve()
     try:
         if args.sft_steps:
@@ -141,7 +154,7 @@ def main() -> None:
     files = {arm: folder / f"{arm}.parquet" for arm in args.arms}
     for arm, file in files.items():
         write_fixed_rows(training_rows(errors, train_cases, ARMS[arm].mix), file)
-    frozen = folder / FROZEN
+    frozen = folder / "frozen_attacks.jsonl"
     if not frozen.is_file():
         write_frozen(frozen, Player(start).attacks(train_cases, samples=2, seed=0))
     common = [
@@ -158,7 +171,11 @@ def main() -> None:
                 seed,
                 run_folder(folder, arm, seed),
                 args.tokens,
-                [f"data.train_files={files[arm]}", *common],
+                [
+                    f"data.train_files={files[arm]}",
+                    *(one.format(frozen=frozen) for one in ARMS[arm].overrides),
+                    *common,
+                ],
             )
             for arm, seed in wanted
         ]
@@ -187,6 +204,18 @@ def main() -> None:
             json.dump(results.as_dict() | {"seeds": args.seeds}, stream, indent=1)
     if {"gold", "archive"} <= answers.keys():
         print(f"ratio: {results.ratio('archive', 'gold'):.3f}")
+
+
+def keep_settings(file: Path, settings: dict[str, Any]) -> None:
+    """Writes what the runs of a folder have in common, or refuses to mix them with others."""
+    if not file.is_file():
+        with replacing(file) as stream:
+            json.dump(settings, stream)
+    elif (known := json.loads(file.read_text(encoding="utf-8"))) != settings:
+        sys.exit(
+            f"{file.parent} holds runs with {known}, asked for are {settings};"
+            " choose another --output-dir"
+        )
 
 
 def run_folder(folder: Path, arm: str, seed: int) -> Path:
@@ -262,7 +291,6 @@ def train(arm: str, seed: int, folder: Path, tokens: float, common: Sequence[str
         "trainer.val_before_train=false",
         "trainer.max_actor_ckpt_to_keep=1",
         "trainer.logger=[file]",
-        *ARMS[arm].overrides,
         *common,
     ]
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-dir", "configs"]

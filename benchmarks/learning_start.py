@@ -13,15 +13,13 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from medical_team.dataset.supervised import supervised_row, write_rows
 from medical_team.sample_world.supervised import random_example
-from recipe.medical_selfplay.tiny.training import SETTINGS
+from recipe.medical_selfplay.tiny.training import BATCH, trainer_command
 
 ROOT = Path(__file__).resolve().parents[1]
-BATCH = 16
 
 
 def supervised_start(model: Path, steps: int, folder: Path) -> Path:
@@ -45,19 +43,10 @@ def supervised_start(model: Path, steps: int, folder: Path) -> Path:
         (supervised_row(game, number, "train", "") for number, game in enumerate(games)),
         folder / "train.parquet",
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
-    command += ["-m", "verl.trainer.sft_trainer", "--config-dir", "configs"]
-    command += ["--config-name", "medical_sft", *SETTINGS]
-    command += [
-        f"model.path={model}",
-        f"data.train_files={folder / 'train.parquet'}",
-        f"run_dir={folder}",
-        f"+optim.override_optimizer_config.vocab_size={_vocabulary(model)}",
-        f"data.train_batch_size={BATCH}",
-        "optim.lr_warmup_steps=30",
-        f"trainer.total_training_steps={steps}",
-        "trainer.save_freq=-1",
-    ]
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    command = trainer_command(
+        model, folder, vocabulary, steps, "optim.lr_warmup_steps=30", "trainer.save_freq=-1"
+    )
     log = folder / "trainer.log"
     print(f"start: {steps} steps of supervised training, log in {log}", flush=True)
     with log.open("wb") as stream:
@@ -82,8 +71,3 @@ def supervised_start(model: Path, steps: int, folder: Path) -> Path:
     shutil.copy(taught / "model.safetensors", partial / "model.safetensors")
     partial.rename(start)
     return start
-
-
-def _vocabulary(model: Path) -> int:
-    size: int = json.loads((model / "config.json").read_text())["vocab_size"]
-    return size

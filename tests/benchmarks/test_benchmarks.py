@@ -132,3 +132,17 @@ def test_judge_throughput_names_a_wrong_option(arguments: list[str], message: st
     done = run("judge_throughput", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--jobs", "0"], "--jobs is 0, expected at least 1"),
+        (["--annotated", "-1"], "--annotated is -1, expected at least 0"),
+        (["--model", "nowhere"], "--model nowhere: no config.json there"),
+    ],
+)
+def test_the_learning_benchmark_refuses_bad_options(arguments: list[str], message: str) -> None:
+    done = run("learning_cpu", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -99,3 +99,11 @@ def test_annotated_cases_have_medecs_shares(benchmark_module: Any) -> None:
     assert benchmark_module.annotated(cases, 0) == cases
     with pytest.raises(SystemExit, match="--annotated 400 needs 211 cases of management"):
         benchmark_module.annotated(cases, 400)
+
+
+def test_runs_with_other_settings_are_not_mixed(benchmark_module: Any, tmp_path: Path) -> None:
+    file = tmp_path / "runs/settings.json"
+    benchmark_module.keep_settings(file, {"annotated": 48})
+    benchmark_module.keep_settings(file, {"annotated": 48})
+    with pytest.raises(SystemExit, match=r"holds runs with .*48.*choose another --output-dir"):
+        benchmark_module.keep_settings(file, {"annotated": 0})

@@ -252,7 +252,7 @@ def test_a_trainer_that_ends_early_is_told_with_the_end_of_its_log(
 ) -> None:
     training = "recipe.medical_selfplay.tiny.training"
     monkeypatch.setattr(f"{training}._TOKENIZER_TEXTS", 200)
-    monkeypatch.setattr(f"{training}.SETTINGS", ("hardware=abacus",))
+    monkeypatch.setattr(f"{training}._SETTINGS", ("hardware=abacus",))
     with pytest.raises(TrainerFailed, match=r"exit code 1 before step 1;[\s\S]*abacus"):
         train(
             tmp_path / "model",

@@ -40,16 +40,16 @@ CONTEXT: Final = 4096
 EVALUATE_EVERY: Final = 150
 _VOCABULARY: Final = 1500
 _TOKENIZER_TEXTS: Final = 6000
-_BATCH: Final = 16
+BATCH: Final = 16
 _EVALUATION_SAMPLES: Final = 4
 _ROOT: Final = Path(__file__).resolve().parents[3]
 _STOP_LIMIT_S: Final = 30
 
 # What differs from configs/medical_sft.yaml, which is for models that can speak already.
-SETTINGS: Final = (
+_SETTINGS: Final = (
     "hardware=cpu",
     "data.val_files=null",
-    f"data.train_batch_size={_BATCH}",
+    f"data.train_batch_size={BATCH}",
     "data.prompt_loss_weight=0.3",
     "optim.optimizer_impl=recipe.medical_selfplay.tiny.optimizer",
     "optim.optimizer=MuonAdamW",
@@ -137,8 +137,8 @@ def train(
     """
     with tempfile.TemporaryDirectory(prefix="tiny_model.") as folder:
         work = Path(folder)
-        tokenizer = prepare(work, seed=seed, examples=max_steps * _BATCH)
-        log(f"{len(tokenizer)} tokens, {max_steps * _BATCH} worked games")
+        tokenizer = prepare(work, seed=seed, examples=max_steps * BATCH)
+        log(f"{len(tokenizer)} tokens, {max_steps * BATCH} worked games")
         started = time.time()
         with _trainer(work, len(tokenizer), max_steps, threads) as process:
             for step in sorted({*range(EVALUATE_EVERY, max_steps, EVALUATE_EVERY), max_steps}):
@@ -204,6 +204,32 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, output_dir
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def trainer_command(
+    model: Path, work: Path, vocab_size: int, steps: int, *overrides: str
+) -> list[str]:
+    """Verl's SFT trainer on the worked games of ``train.parquet``.
+
+    Args:
+        model: the weights to start from.
+        work: where ``train.parquet`` is and ``checkpoints/`` goes.
+        vocab_size: of the model, by which the optimizer tells its embedding.
+        steps: of ``BATCH`` games each.
+        overrides: what else is set.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    command += ["-m", "verl.trainer.sft_trainer", "--config-dir", str(_ROOT / "configs")]
+    command += ["--config-name", "medical_sft", *_SETTINGS]
+    return [
+        *command,
+        f"model.path={model}",
+        f"data.train_files={work / 'train.parquet'}",
+        f"run_dir={work}",
+        f"+optim.override_optimizer_config.vocab_size={vocab_size}",
+        f"trainer.total_training_steps={steps}",
+        *overrides,
+    ]
+
+
 def _texts(examples: Iterable[Example]) -> Iterator[str]:
     for example in examples:
         yield from (message["content"] for message in example.messages)
@@ -215,17 +241,9 @@ def _trainer(
     work: Path, vocab_size: int, max_steps: int, threads: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs verl's SFT trainer in a process of its own, which ends with the block."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
-    command += ["-m", "verl.trainer.sft_trainer", "--config-dir", str(_ROOT / "configs")]
-    command += ["--config-name", "medical_sft", *SETTINGS]
-    command += [
-        f"model.path={work / 'untrained'}",
-        f"data.train_files={work / 'train.parquet'}",
-        f"run_dir={work}",
-        f"+optim.override_optimizer_config.vocab_size={vocab_size}",
-        f"trainer.total_training_steps={max_steps}",
-        f"trainer.save_freq={EVALUATE_EVERY}",
-    ]
+    command = trainer_command(
+        work / "untrained", work, vocab_size, max_steps, f"trainer.save_freq={EVALUATE_EVERY}"
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with (work / "trainer.log").open("wb") as output:
         process = subprocess.Popen(
