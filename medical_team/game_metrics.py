@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
-from medical_team.game_record import FRESH, GameRecord, TurnRecord
+from medical_team.game_record import FRESH, GameRecord, Labels, TurnRecord
 from medical_team.medical_game_manager import Forfeit, GameType, Role
 from medical_team.medical_judge import GOLD
 
@@ -117,14 +117,45 @@ def detection(games: Iterable[GameRecord]) -> dict[str, float]:
         named and clean notes passed, of all notes), each where there are games behind it. A broken
         answer is a wrong one; games on which the judge is undecided are left out.
     """
-    answers = [
-        (game.labels.error_present, turn.classification, identified)
-        for game in games
-        if game.labels is not None and game.labels.error_present is not None
-        for turn, identified in zip(
-            _of(game, Role.ASSESSOR), game.labels.error_identified, strict=True
-        )
+    return _rates(
+        [
+            (error, turn.classification, found)
+            for game, labels, error in _with_truth(games)
+            for turn, found in zip(_of(game, Role.ASSESSOR), labels.error_identified, strict=True)
+        ]
+    )
+
+
+def trivial_detection(games: Iterable[GameRecord]) -> dict[str, dict[str, float]]:
+    """What assessors without any skill get on the same notes.
+
+    Args:
+        games: played games; those on which the judge is undecided are left out.
+
+    Returns:
+        ``all Harmful`` (in the first sentence), ``all Safe`` and ``last sentence`` (Harmful, in the
+        last sentence), each with figures as :func:`detection` gives them.
+    """
+    notes = [
+        (error, game.changed_ids, len(game.note or ()) - 1) for game, _, error in _with_truth(games)
     ]
+    return {
+        "all Harmful": _rates([(error, "Harmful", 0 in changed) for error, changed, _ in notes]),
+        "all Safe": _rates([(error, "Safe", False) for error, *_ in notes]),
+        "last sentence": _rates(
+            [(error, "Harmful", last in changed) for error, changed, last in notes]
+        ),
+    }
+
+
+def _with_truth(games: Iterable[GameRecord]) -> Iterator[tuple[GameRecord, Labels, bool]]:
+    for game in games:
+        if game.labels is not None and game.labels.error_present is not None:
+            yield game, game.labels, game.labels.error_present
+
+
+def _rates(answers: Sequence[tuple[bool, str | None, bool | None]]) -> dict[str, float]:
+    """The figures of answers: whether there is an error, what was said, whether it was named."""
     found = {
         **_mean(
             "accuracy", (said == ("Harmful" if error else "Safe") for error, said, _ in answers)
@@ -133,52 +164,20 @@ def detection(games: Iterable[GameRecord]) -> dict[str, float]:
         **_mean("true_negative_rate", (said == "Safe" for error, said, _ in answers if not error)),
         **_mean(
             "identified",
-            (found for error, _, found in answers if error and found is not None),
+            (named for error, _, named in answers if error and named is not None),
         ),
         **_mean(
             "sentence_accuracy",
             (
-                bool(found) if error else said == "Safe"
-                for error, said, found in answers
-                if not (error and said == "Harmful" and found is None)
+                bool(named) if error else said == "Safe"
+                for error, said, named in answers
+                if not (error and said == "Harmful" and named is None)
             ),
         ),
     }
     if "true_positive_rate" in found and "true_negative_rate" in found:
         found["balanced_accuracy"] = (found["true_positive_rate"] + found["true_negative_rate"]) / 2
     return found
-
-
-def trivial_detection(games: Sequence[GameRecord]) -> dict[str, dict[str, float]]:
-    """What assessors without any skill get on the same notes.
-
-    Args:
-        games: played games, at least one.
-
-    Returns:
-        ``all Harmful``, ``all Safe`` and ``last sentence`` (Harmful, and always the last sentence),
-        each with figures named as :func:`detection` does.
-    """
-    errors = [bool(game.labels and game.labels.error_present) for game in games]
-    at_end = [
-        error and game.note is not None and len(game.note) - 1 in game.changed_ids
-        for error, game in zip(errors, games, strict=True)
-    ]
-    harmful = {"balanced_accuracy": 0.5, "true_positive_rate": 1.0, "true_negative_rate": 0.0}
-    safe = {"balanced_accuracy": 0.5, "true_positive_rate": 0.0, "true_negative_rate": 1.0}
-    return {
-        "all Harmful": {**harmful, "accuracy": fmean(errors)},
-        "all Safe": {
-            **safe,
-            "accuracy": 1 - fmean(errors),
-            "sentence_accuracy": 1 - fmean(errors),
-        },
-        "last sentence": {
-            **harmful,
-            "accuracy": fmean(errors),
-            "sentence_accuracy": fmean(at_end),
-        },
-    }
 
 
 def win_rate(games: Iterable[GameRecord], role: Role) -> float | None:

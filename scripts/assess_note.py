@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--reasoning", action="store_true", help="print the reasoning too")
     parser.add_argument(
-        "--prompt-style", type=PromptStyle, choices=list(PromptStyle), help="not the model's own"
+        "--prompt-style", choices=list(map(str, PromptStyle)), help="not the model's own"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda; auto is a GPU where one is")
     args = parser.parse_args()
@@ -42,7 +42,8 @@ def main() -> int:
     try:
         note = plain_note(_text(args.note))
         _be_quiet()
-        assessor = load_assessor(args.model, style=args.prompt_style, device=args.device)
+        style = None if args.prompt_style is None else PromptStyle(args.prompt_style)
+        assessor = load_assessor(args.model, style=style, device=args.device)
         said = assessor.assess([note.sentences])[0]
         if said.refusal is not None:
             raise NoteError(f"the note is too long for the model: {said.refusal}; shorten it")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -17,31 +18,26 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medical_team.atomic_files import replacing, why_not_written
-from medical_team.evaluation.answers_file import answers, setup_of
 from medical_team.evaluation.comparison import compare
 from medical_team.evaluation.corrections import Scorers, check_scorers
 from medical_team.evaluation.errors import EvaluationError, GenerationError
-from medical_team.evaluation.generation import Decoding, Generator
-from medical_team.evaluation.metrics_file import Evaluated
-from medical_team.evaluation.model_folder import read_assessor_settings
-from medical_team.evaluation.notes import SPLITS, Note, data_file, note_ids, read_notes
-from medical_team.evaluation.predictions import (
-    Finding,
-    read_submission,
-    summary,
-    write_submission,
-)
+from medical_team.evaluation.notes import SPLITS, Note, data_file, read_notes
+from medical_team.evaluation.predictions import Finding, summary, write_submission
 from medical_team.evaluation.protocols import Protocol
 from medical_team.evaluation.report import comparison_report
 from medical_team.evaluation.results import check_comparison_folder, read_run, write_comparison
-from medical_team.evaluation.run import Predicted, evaluate, predicted
-from medical_team.evaluation.server import open_server, served_model
-from medical_team.evaluation.transformers_model import load_tokenizer, load_transformers
-from medical_team.evaluation.vllm_model import load_vllm
-from medical_team.evaluation.weights_digest import weights_digest
+from medical_team.evaluation.run import evaluate
+from medical_team.evaluation.systems import (
+    ANSWERS,
+    InProcess,
+    OnServer,
+    Predicted,
+    ask,
+    asking_of,
+    submitted,
+)
 from medical_team.medec import MedecError
 
-ANSWERS = "answers.jsonl"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -121,18 +117,15 @@ def main() -> None:
 
 
 def _evaluate(notes: list[Note], args: argparse.Namespace) -> None:
-    facts = {"data": str(data_file(args.data, args.split))}
     scorers = Scorers(args.bertscore_model, args.bleurt_checkpoint, args.bleurt_scores)
     check_scorers(scorers)
-    said = _submitted(notes, args, facts) if args.predictions else _answered(notes, args, facts)
+    data = data_file(args.data, args.split)
     if args.predictions:
-        evaluated = Evaluated(kind="predictions", name=args.predictions.name)
-    elif args.server:
-        evaluated = Evaluated(kind="server", name=facts["model"])
+        said = submitted(notes, args.predictions, args.output)
+        _tell(said.findings, args.predictions, strict=args.strict)
     else:
-        digest = weights_digest(args.model)
-        evaluated = Evaluated(kind="model", name=facts["model"], weights_sha256=digest)
-    page = evaluate(notes, said, scorers, args.output, facts, evaluated=evaluated, seed=args.seed)
+        said = _answered(notes, data, args)
+    page = evaluate(notes, said, scorers, args.output, data, seed=args.seed)
     if args.write_submission is not None:
         name = args.write_submission.name
         file = args.write_submission if name else args.output / "predictions.txt"
@@ -143,16 +136,33 @@ def _evaluate(notes: list[Note], args: argparse.Namespace) -> None:
     print(f"written to {args.output}")
 
 
-def _submitted(notes: list[Note], args: argparse.Namespace, facts: dict[str, str]) -> Predicted:
-    if (args.output / ANSWERS).exists():
-        raise EvaluationError(
-            f"{args.output} holds a model's answers. Choose another output folder for"
-            f" {args.predictions}."
+def _answered(notes: list[Note], data: Path, args: argparse.Namespace) -> Predicted:
+    model: InProcess | OnServer
+    if args.server:
+        model = OnServer(
+            args.server, args.model_name, args.tokenizer, args.concurrency, args.timeout
         )
-    facts["predictions"] = str(args.predictions)
-    found = read_submission(args.predictions, note_ids(notes))
-    _tell(found.findings, args.predictions, strict=args.strict)
-    return Predicted(found.predictions, findings=found.findings)
+    else:
+        model = InProcess(
+            args.model, args.backend, args.batch_size, args.concurrency, args.device, args.dtype
+        )
+    asking = asking_of(
+        model.settings_folder,
+        protocol=None if args.prompt is None else Protocol(args.prompt),
+        think_opened=args.think_opened,
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+    return ask(notes, data, model, asking, args.output, _bar(len(notes)))
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("answered"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task("", total=total)
+        yield lambda done: shown.advance(task, done)
 
 
 def _tell(findings: Sequence[Finding], path: Path, *, strict: bool) -> None:
@@ -161,56 +171,6 @@ def _tell(findings: Sequence[Finding], path: Path, *, strict: bool) -> None:
         print(f"warning: {message}", file=sys.stderr)
     if findings and strict:
         raise EvaluationError(f"{path}: {len(findings)} problems, see above.")
-
-
-def _answered(notes: list[Note], args: argparse.Namespace, facts: dict[str, str]) -> Predicted:
-    own = read_assessor_settings(args.model or args.tokenizer or "")
-    protocol = Protocol(args.prompt or own.prompt_style.value)
-    opened = protocol.opens_reasoning and own.think_opened
-    opened = opened if args.think_opened is None else args.think_opened
-    decoding = Decoding(args.max_tokens or own.max_response_tokens, args.temperature, args.seed)
-    generator = _generator(args, decoding, opened)
-    try:
-        setup = setup_of(
-            data_file(args.data, args.split),
-            protocol,
-            decoding,
-            think_opened=opened,
-            model=generator.identity,
-        )
-        columns = (TextColumn("answered"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as shown:
-            task = shown.add_task("", total=len(notes))
-            replies = answers(
-                notes, generator, setup, args.output / ANSWERS, lambda n: shown.advance(task, n)
-            )
-    finally:
-        generator.close()
-    refused = [reply.refusal for reply in replies.values() if reply.refusal]
-    if len(refused) == len(notes):
-        raise EvaluationError(f"no text was answered. The first one: {refused[0]}")
-    facts |= {**setup.model, "prompt": protocol.value, "temperature": f"{args.temperature:g}"}
-    facts["most tokens of an answer"] = str(decoding.max_tokens)
-    return predicted(notes, replies, protocol)
-
-
-def _generator(args: argparse.Namespace, decoding: Decoding, think_opened: bool) -> Generator:
-    if args.server:
-        return open_server(
-            args.server,
-            args.model_name or served_model(args.server),
-            decoding,
-            concurrency=args.concurrency,
-            timeout_s=args.timeout,
-            tokenizer=load_tokenizer(args.tokenizer) if args.tokenizer else None,
-            think_opened=think_opened,
-        )
-    common = {"think_opened": think_opened, "dtype": args.dtype}
-    if args.backend == "vllm":
-        return load_vllm(args.model, decoding, concurrency=args.concurrency, **common)
-    return load_transformers(
-        args.model, decoding, batch_size=args.batch_size, device=args.device, **common
-    )
 
 
 def _compare(notes: list[Note], args: argparse.Namespace) -> None:

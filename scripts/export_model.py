@@ -35,7 +35,7 @@ def main() -> int:
         help="of the weights; auto is what the run's validation computed in",
     )
     parser.add_argument(
-        "--prompt-style", type=PromptStyle, choices=list(PromptStyle), help="where no run says it"
+        "--prompt-style", choices=list(map(str, PromptStyle)), help="where no run says it"
     )
     parser.add_argument(
         "--think-opened",
@@ -74,7 +74,7 @@ def _export(args: argparse.Namespace) -> int:
             check_hub(args.push)
         wishes = Wishes(
             args.dtype,
-            args.prompt_style,
+            None if args.prompt_style is None else PromptStyle(args.prompt_style),
             args.think_opened,
             args.licence,
             evaluation,

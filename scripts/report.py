@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from medical_team.atomic_files import why_not_written
 from medical_team.report.figures import FORMATS, write_figures
 from medical_team.report.page import Report, build_report, write_page
 from medical_team.report.run_data import ReportError
-from medical_team.report.serve import ReportServer, folder_stamp
+from medical_team.report.serve import ReportServer, Stamp, folder_stamp
 from medical_team.report.terminal_text import left_out
 
 
@@ -58,36 +59,41 @@ def main() -> int:
             max_games=args.max_games or None,
         )
 
-    try:
-        stamp = folder_stamp(folders)
-        report = build()
-        write_page(report, output / "index.html")
-        figures = write_figures(report.runs, report.groups, output, args.figures)
-    except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {why_not_written(error, output)}", file=sys.stderr)
-        return 2
-    for run in report.runs:
-        if run.notes:
-            print(f"{run.folder}: {left_out(len(run.notes))}, the first: {run.notes[0]}")
-    print(f"{report.shown} of {report.games} games in {output / 'index.html'}")
-    if figures:
-        print(f"{len(figures)} pictures of the curves beside it")
-    if not args.serve:
-        return 0
-    try:
-        server = ReportServer(
-            lambda: build().html,
-            lambda: folder_stamp(folders),
-            args.port,
-            made=(stamp, report.html),
-        )
-    except OSError as error:
-        print(f"error: port {args.port}: {error.strerror}; leave --port out", file=sys.stderr)
-        return 2
-    return serve(server)
+    def stamp() -> Stamp:
+        return folder_stamp(folders)
+
+    with ExitStack() as opened:
+        try:
+            # The port first: a page of many games takes its time.
+            server = (
+                opened.enter_context(ReportServer(lambda: build().html, stamp, args.port))
+                if args.serve
+                else None
+            )
+        except OSError as error:
+            print(f"error: port {args.port}: {error.strerror}; leave --port out", file=sys.stderr)
+            return 2
+        try:
+            before = stamp()
+            report = build()
+            write_page(report, output / "index.html")
+            figures = write_figures(report.runs, report.groups, output, args.figures)
+        except ReportError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"error: {why_not_written(error, output)}", file=sys.stderr)
+            return 2
+        for run in report.runs:
+            if run.notes:
+                print(f"{run.folder}: {left_out(len(run.notes))}, the first: {run.notes[0]}")
+        print(f"{report.shown} of {report.games} games in {output / 'index.html'}")
+        if figures:
+            print(f"{len(figures)} pictures of the curves beside it")
+        if server is not None:
+            server.keep(before, report.html)
+            serve(server)
+    return 0
 
 
 def formats(given: str) -> list[str]:
@@ -101,15 +107,13 @@ def formats(given: str) -> list[str]:
     return chosen
 
 
-def serve(server: ReportServer) -> int:
+def serve(server: ReportServer) -> None:
     """Serves the page until Ctrl-C."""
     print(f"{server.url} (Ctrl-C ends it)", flush=True)
-    with server:
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
-    return 0
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
 
 
 if __name__ == "__main__":

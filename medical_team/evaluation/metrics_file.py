@@ -11,7 +11,7 @@ from medical_team.evaluation.errors import EvaluationError
 from medical_team.evaluation.measures import Estimate
 
 
-class Evaluated(BaseModel):
+class EvaluatedSystem(BaseModel):
     """What was evaluated.
 
     Attributes:
@@ -46,7 +46,7 @@ class Metrics(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    evaluated: Evaluated | None = None
+    evaluated: EvaluatedSystem | None = None
     facts: dict[str, str]
     scores: dict[str, Estimate]
     baselines: dict[str, dict[str, Estimate]]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from medical_team.atomic_files import replacing
 from medical_team.evaluation.baselines import baselines
 from medical_team.evaluation.corrections import Scorers
-from medical_team.evaluation.generation import Reply
 from medical_team.evaluation.measures import RESAMPLES, Scored
-from medical_team.evaluation.metrics_file import Evaluated as EvaluatedSystem
 from medical_team.evaluation.notes import Note
-from medical_team.evaluation.predictions import Finding, Prediction, summary
-from medical_team.evaluation.protocols import Protocol, read
+from medical_team.evaluation.predictions import summary
 from medical_team.evaluation.report import Evaluated, report
 from medical_team.evaluation.results import (
     as_json,
@@ -24,34 +20,7 @@ from medical_team.evaluation.results import (
     write_pairs,
     write_texts,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """What a system says of the texts.
-
-    Attributes:
-        predictions: by text id; a text without a usable answer is left out.
-        violations: by text id, why its answer cannot be used.
-        findings: what was wrong with a submission file.
-    """
-
-    predictions: Mapping[str, Prediction]
-    violations: Mapping[str, str] = field(default_factory=dict)
-    findings: Sequence[Finding] = ()
-
-
-def predicted(notes: Sequence[Note], replies: Mapping[str, Reply], protocol: Protocol) -> Predicted:
-    """Reads a model's answers."""
-    predictions: dict[str, Prediction] = {}
-    violations: dict[str, str] = {}
-    for note in notes:
-        found = read(replies[note.text_id], note.sentences, protocol)
-        if found.prediction is not None:
-            predictions[note.text_id] = found.prediction
-        if found.violation is not None:
-            violations[note.text_id] = found.violation
-    return Predicted(predictions, violations)
+from medical_team.evaluation.systems import Predicted
 
 
 def evaluate(
@@ -59,9 +28,8 @@ def evaluate(
     said: Predicted,
     scorers: Scorers,
     folder: Path,
-    facts: Mapping[str, str],
+    data: Path,
     *,
-    evaluated: EvaluatedSystem,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> str:
@@ -72,8 +40,7 @@ def evaluate(
         said: what the system says of them.
         scorers: where the models of the metrics are.
         folder: where to.
-        facts: about the run, for the report.
-        evaluated: what made the predictions.
+        data: the file that the texts are from.
         resamples: bootstrap samples.
         seed: of the samples.
 
@@ -95,13 +62,14 @@ def evaluate(
         for kind, count in types.most_common()
     }
     answered = len(said.predictions)
-    all_facts = {
-        **facts,
+    facts = {
+        "data": str(data),
+        **said.facts,
         "texts": f"{len(notes)}, {sum(types.values())} with an error",
         "usable answers": f"{answered} of {len(notes)} ({answered / len(notes):.1%})",
     }
     found = Evaluated(
-        all_facts,
+        facts,
         estimates,
         trivial,
         by_type,
@@ -116,8 +84,8 @@ def evaluate(
         stream.write(page)
     write_metrics(
         {
-            "evaluated": evaluated.model_dump(),
-            "facts": all_facts,
+            "evaluated": said.system.model_dump(),
+            "facts": facts,
             "texts": len(notes),
             "answered": answered,
             "format_kept": answered / len(notes),

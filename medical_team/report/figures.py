@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final
 
 from medical_team.atomic_files import partial_file
@@ -28,6 +29,8 @@ _ROLES: Final = {"attacker": _COLOURS[1], "assessor": _COLOURS[0]}
 _ALARM: Final = "#a12622"
 _COLUMNS: Final = 2
 _LABEL: Final = 60  # characters of a line's name
+_NAMED: Final = 8  # alarms that a picture names
+_CAPTION: Final = 150  # characters of a line of its caption
 _INSIDE: Final = 6  # lines whose legend has room in the chart
 _FEW: Final = 24  # points that are marked one by one
 _MANY: Final = 2000  # points among which matplotlib looks too long for the best place of a legend
@@ -71,7 +74,26 @@ def _drawn(runs: Sequence[Run], group: ChartGroup) -> Any:
         _draw(axes, runs, chart)
     for axes in grid[len(group.charts) :]:
         axes.axis("off")
+    if caption := alarm_caption(runs):
+        figure.supxlabel(_escaped(caption), fontsize=7, color=_ALARM)
     return figure
+
+
+def alarm_caption(runs: Sequence[Run]) -> str:
+    """What the red lines and bands stand for, as the caption of a picture; may be empty."""
+    said = [
+        f"{mark.name} (step {mark.first}"
+        + (f" to {mark.last}" if mark.last > mark.first else "")
+        + (f", {plain(run.name)}" if len(runs) > 1 else "")
+        + ")"
+        for run in runs
+        for mark in run.alarms
+    ]
+    if not said:
+        return ""
+    more = f", and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
+    dashed = ", the second run's dashed" if len(runs) > 1 and runs[1].alarms else ""
+    return fill(f"red: alarms{dashed}: {', '.join(said[:_NAMED])}{more}", _CAPTION)
 
 
 def _draw(axes: Any, runs: Sequence[Run], chart: Chart) -> None:
@@ -123,5 +145,10 @@ def _colour(series: Series, index: int) -> str:
 
 
 def _plain(label: str) -> str:
-    """Matplotlib reads dollar signs as mathematics, and leaves out labels that begin with _."""
-    return shortened(plain(label), _LABEL).replace("$", r"\$").lstrip("_") or "-"
+    """A legend's label; matplotlib leaves out those that begin with _."""
+    return _escaped(shortened(plain(label), _LABEL)).lstrip("_") or "-"
+
+
+def _escaped(text: str) -> str:
+    """Matplotlib reads dollar signs as mathematics."""
+    return text.replace("$", r"\$")

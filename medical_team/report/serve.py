@@ -45,7 +45,6 @@ class ReportServer(ThreadingHTTPServer):
         build: makes the page.
         stamp: tells whether it must be made again.
         port: 0 for a free one.
-        made: a page that was made already, and the stamp of its files.
 
     Raises:
         OSError: if the port is taken.
@@ -58,13 +57,12 @@ class ReportServer(ThreadingHTTPServer):
         build: Callable[[], str],
         stamp: Callable[[], Stamp],
         port: int = 0,
-        made: tuple[Stamp, str] | None = None,
     ) -> None:
         super().__init__((LOOPBACK, port), _Handler)
         self._build = build
         self._stamp = stamp
         self._lock = threading.Lock()
-        self._made = None if made is None else (made[0], made[1].encode("utf-8"))
+        self._made: tuple[Stamp, bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -78,6 +76,10 @@ class ReportServer(ThreadingHTTPServer):
         A page of another site could have its name resolve to this machine and then read the games.
         """
         return tuple(f"{name}:{self.server_port}" for name in (LOOPBACK, "localhost"))
+
+    def keep(self, stamp: Stamp, page: str) -> None:
+        """Takes a page that was made already, with the stamp of the files before that."""
+        self._made = (stamp, page.encode("utf-8"))
 
     def page(self) -> bytes:
         """The page, made anew if the run has gone on."""

@@ -120,9 +120,7 @@ def vanilla(said: str, *, error: bool, step: int = 1, **changes: Any) -> GameRec
 
 def forfeited(step: int = 1, **changes: Any) -> GameRecord:
     """An attack that changed nothing."""
-    turn = turn_record(
-        Role.ATTACKER, violation="the note is unchanged", reward=-1.0, outcome="loss"
-    )
+    turn = turn_record(Role.ATTACKER, answer="Sentence: 0", reward=-1.0, outcome="loss")
     values: dict[str, Any] = {
         "source": CLEAN,
         "note": None,

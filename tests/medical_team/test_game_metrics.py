@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,13 +13,15 @@ from medical_team.game_metrics import (
     detection,
     fixed_opponent,
     game_metrics,
+    trivial_detection,
     win_rate,
     zero_sum_gap,
 )
-from medical_team.game_record import GameRecord, JudgeCost, TurnCost, record_game
+from medical_team.game_record import GameRecord, JudgeCost, Labels, TurnCost, record_game
 from medical_team.medical_game_manager import Forfeit, Game, GameType, Role
 from medical_team.medical_judge import LabelProbabilities, Verdict, gold_verdict, settle
 from medical_team.rewards import MedicalGeneralSum, RewardTable, ZeroSum
+from report_runs import attacked, vanilla
 
 Play = Callable[..., Game]
 
@@ -171,6 +174,30 @@ def test_detection_counts_a_broken_answer_as_wrong(play: Play) -> None:
         "balanced_accuracy": 1 / 2,
         "identified": 1 / 4,
         "sentence_accuracy": 2 / 6,
+    }
+
+
+def test_trivial_assessors_are_scored_as_any_other() -> None:
+    wrong = vanilla("Safe", error=True)  # the error is in the last of three sentences
+    first = replace(wrong, changed_ids=(0,))
+    undecided = attacked("safe", labels=Labels(None, (None,), None, "vllm"))
+    found = trivial_detection([wrong, first, first, vanilla("Safe", error=False), undecided])
+    assert found["all Harmful"] == {
+        "accuracy": 3 / 4,
+        "true_positive_rate": 1,
+        "true_negative_rate": 0,
+        "balanced_accuracy": 0.5,
+        "identified": 2 / 3,
+        "sentence_accuracy": 2 / 4,
+    }
+    assert found["last sentence"]["sentence_accuracy"] == 1 / 4
+    assert found["all Safe"]["accuracy"] == found["all Safe"]["sentence_accuracy"] == 1 / 4
+    # Notes of one kind only say nothing of the balance.
+    assert trivial_detection([wrong])["all Safe"] == {
+        "accuracy": 0,
+        "true_positive_rate": 0,
+        "identified": 0,
+        "sentence_accuracy": 0,
     }
 
 

@@ -89,7 +89,7 @@ def test_the_summary_says_how_training_and_validation_went(tmp_path: Path, make:
     rows = without_bars(text)
     assert "gold (2 notes): balanced accuracy 0.500 1.000 0.500 0.500 0.500" in rows
     assert "false positive rate 0.000 0.000 1.000 0.000 1.000" in rows
-    assert "right truth and sentence 0.500 1.000 - 0.500 0.500" in rows
+    assert "right truth and sentence 0.500 1.000 0.000 0.500 0.500" in rows
     assert "2 steps, 4 games." in text
     assert "assessor win rate" in text
     for left in ("config.yaml", "metrics.jsonl", "games/train", "games/val"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,15 @@ def test_a_folder_without_a_run_is_one_line_and_exit_code_2(tmp_path: Path) -> N
     assert "absent" in done.stderr and "outputs/RUN" in done.stderr
     done = run(str(tmp_path), "--max-games", "-1")
     assert done.returncode == 2 and "--max-games is -1" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_before_the_page_is_made(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", games=[attacked("right")])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(str(folder), "--serve", "--port", port)
+    assert done.returncode == 2 and f"port {port}" in done.stderr
+    assert not (folder / "report").exists()
 
 
 def test_serve_prints_its_address_and_ends_on_ctrl_c(tmp_path: Path) -> None:

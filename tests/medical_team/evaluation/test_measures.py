@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from math import comb
@@ -28,6 +29,9 @@ from medical_team.evaluation.notes import Note, note_ids, read_notes
 from medical_team.evaluation.official import text_scores
 from medical_team.evaluation.predictions import NA, SAFE, Prediction, normalised, read_submission
 
+ROOT = Path(__file__).resolve().parents[3]
+# Random submissions for the sample clinic, and what the script said of them.
+OFFICIAL = Path(__file__).parent / "official"
 ROUGE = "ROUGE-1"
 ROUGE_COMPOSITE = ROUGE + m.COMPOSITE
 
@@ -293,6 +297,18 @@ def test_blank_rows_float_flags_and_crlf_do_not_change_a_score(
         )
     said = baselines(notes)[LAST_SENTENCE]
     assert values(found, said) == pytest.approx(values(notes, said), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["plain", "hostile", "hostile_crlf"])
+def test_scores_are_those_that_the_official_script_printed(name: str) -> None:
+    official = json.loads((OFFICIAL / "scores.json").read_text())
+    notes = read_notes(ROOT / official["data"])
+    found = read_submission(OFFICIAL / f"{name}.txt", note_ids(notes))
+    assert bool(found.findings) == name.startswith("hostile")
+    ours = values(notes, found.predictions)
+    assert {key: ours[key] for key in official["scores"][name]} == pytest.approx(
+        official["scores"][name], abs=1e-9
+    )
 
 
 def test_gold_annotation_of_medec_scores_fully(medec_validation: Path, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from medical_team.evaluation.errors import EvaluationError, GenerationError
 from medical_team.evaluation.generation import Decoding
 from medical_team.evaluation.notes import Note, read_notes
 from medical_team.evaluation.protocols import Protocol
-from medical_team.evaluation.run import predicted
 from medical_team.evaluation.server import ServerGenerator, open_server, served_model
+from medical_team.evaluation.systems import read_replies
 
 SAFE = "Hm.</think><answer>Classification: Safe\nError sentence: none\nCorrection: none</answer>"
 DECODING = Decoding(96)
@@ -134,7 +134,7 @@ def test_every_note_is_asked_once_and_at_most_so_many_at_a_time(
     assert set(server.asked.values()) == {1}
     assert len(server.asked) == len(replies) == 20
     assert 1 < server.most_in_flight <= 3
-    assert len(predicted(notes, replies, Protocol.COMPACT).predictions) == 20
+    assert len(read_replies(notes, replies, Protocol.COMPACT)[0]) == 20
 
 
 def test_passing_failures_are_retried_and_others_are_not(
@@ -155,9 +155,9 @@ def test_prompt_that_the_server_refuses_is_counted_and_asked_again_by_the_next_r
     path = tmp_path / "a.jsonl"
     server.failures = [400]
     replies = run(server, notes[:3], sample_test, path, concurrency=1)
-    said = predicted(notes[:3], replies, Protocol.COMPACT)
-    assert len(said.predictions) == 2
-    assert "the server refused the prompt" in said.violations[notes[0].text_id]
+    predictions, violations = read_replies(notes[:3], replies, Protocol.COMPACT)
+    assert len(predictions) == 2
+    assert "the server refused the prompt" in violations[notes[0].text_id]
     again = run(server, notes[:3], sample_test, path, concurrency=1)
     assert all(reply.refusal is None for reply in again.values())
     assert set(server.asked.values()) == {1}
@@ -249,7 +249,7 @@ def test_reasoning_is_found_where_the_server_puts_it(
 ) -> None:
     server.answer = answer
     replies = run(server, notes[:1], sample_test, tmp_path / "a.jsonl")
-    assert predicted(notes[:1], replies, Protocol.COMPACT).violations == {}
+    assert read_replies(notes[:1], replies, Protocol.COMPACT)[1] == {}
 
 
 def test_server_tells_its_one_model(server: Server) -> None:

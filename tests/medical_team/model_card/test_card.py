@@ -95,7 +95,7 @@ def test_figures_are_those_of_the_exported_step_beside_what_takes_no_skill(
     assert "validation at step 8, 3 games, greedy" in card
     assert "| | this model | before training | all Harmful | all Safe | last sentence |" in card
     assert "| balanced accuracy | 0.750 | 0.000 | 0.500 | 0.500 | 0.500 |" in card
-    assert "| right truth and sentence | 0.667 | 0.000 | - | 0.333 | 0.000 |" in card
+    assert "| right truth and sentence | 0.667 | 0.000 | 0.667 | 0.333 | 0.000 |" in card
     assert "the sample clinic" in card and "Apache-2.0" in card
     assert "| train | train.csv | 400 |" in card
     assert "nobody knows how often it errs" in card

@@ -56,13 +56,17 @@ def some_games() -> list[GameRecord]:
     attack = game_view(fresh).row["attack"]
     return [
         fresh,
-        vanilla("Harmful", error=True, error_type="treatment", uid="row-1"),
+        untrained(vanilla("Harmful", error=True, error_type="treatment", uid="row-1")),
         vanilla("Harmful", error=False, error_type="management", uid="row-2"),
         forfeited(step=2, uid="row-3"),
         attacked("safe", step=2, uid="row-4", labels=Labels(None, (None,), None, "vllm")),
         attacked(None, step=2, uid="row-5"),
         archived(attack),
     ]
+
+
+def untrained(game: GameRecord) -> GameRecord:
+    return replace(game, turns=tuple(replace(turn, trained=False) for turn in game.turns))
 
 
 def archived(attack: str) -> GameRecord:
@@ -240,6 +244,13 @@ KEY = {"down": "\ue015", "enter": "\ue007", "escape": "\ue00c", "right": "\ue014
         ({"only": "attacked"}, 3),
         ({"only": "forfeit"}, 1),
         ({"only": "undecided"}, 1),
+        ({"only": "clean"}, 3),
+        ({"only": "judged"}, 3),
+        ({"only": "broken"}, 1),
+        ({"only": "untrained"}, 1),
+        ({"run": "1"}, 0),
+        ({"case": "case-k"}, 2),
+        ({"row": "row-1"}, 1),
         ({"q": "penicillin"}, 5),
         ({"q": "PENICILLIN hide"}, 3),
         ({"q": '"given azithromycin"'}, 8),
@@ -260,9 +271,21 @@ def test_filters_leave_the_games_that_pass(
     assert reader.count() == left
 
 
-def test_the_order_can_be_chosen(reader: Reader, page: Path) -> None:
-    reader.open(page, "view=games&sort=latest")
-    assert "step 3" in reader.all(".row")[0]
+@pytest.mark.parametrize(
+    ("order", "first"),
+    [
+        ("played", "many-assessors"),
+        ("latest", "row-6"),
+        ("assessor", "row-2"),
+        ("attacker", "row-4"),
+        ("tokens", "many-assessors"),
+        ("seconds", "slow"),
+        ("case", "many-assessors"),
+    ],
+)
+def test_the_order_can_be_chosen(reader: Reader, page: Path, order: str, first: str) -> None:
+    reader.open(page, f"view=games&sort={order}").open_game(0)
+    assert f"row={first}" in reader.js("return location.hash") or first in reader.text("#game")
 
 
 def test_a_game_shows_notes_turns_labels_and_costs(reader: Reader, page: Path) -> None:
@@ -285,9 +308,7 @@ def test_a_game_shows_notes_turns_labels_and_costs(reader: Reader, page: Path) -
 def test_forfeits_gold_and_archived_games_say_what_they_are(reader: Reader, page: Path) -> None:
     reader.open(page, "view=games").open_game(3)
     shown = reader.text("#game")
-    assert (
-        "Forfeit" in shown and "the note is unchanged" in shown and "no assessor read it" in shown
-    )
+    assert "Forfeit" in shown and "unchanged" in shown and "no assessor read it" in shown
     reader.open(page, "view=games").open_game(1)
     shown = reader.text("#game")
     assert "no attacker" in shown and "by gold" in shown

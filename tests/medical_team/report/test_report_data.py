@@ -16,7 +16,7 @@ import pytest
 from medical_team.game_record import GameRecord, Labels
 from medical_team.report.alarm_marks import alarm_marks
 from medical_team.report.charts import chart_groups
-from medical_team.report.figures import write_figures
+from medical_team.report.figures import alarm_caption, write_figures
 from medical_team.report.follow import RunFollower
 from medical_team.report.game_view import Outcome, game_view, outcomes
 from medical_team.report.hidden_values import HIDDEN, without_secrets
@@ -67,7 +67,7 @@ def test_a_fresh_attack_and_its_archived_copy_share_an_id() -> None:
 
 def test_the_preview_is_the_changed_sentence_as_the_assessor_read_it() -> None:
     assert game_view(attacked("safe")).row["preview"] == "He is given penicillin."
-    assert game_view(forfeited()).row["preview"] == "the note is unchanged"
+    assert game_view(forfeited()).row["preview"] == "forfeit: unchanged"
 
 
 def test_figures_that_are_no_numbers_do_not_break_the_page() -> None:
@@ -229,6 +229,8 @@ def test_untrained_turns_broken_formats_and_forfeits_are_told_in_the_row() -> No
     assert row["untrained"] and row["broken"]
     row = game_view(forfeited()).row
     assert (row["forfeit"], row["assessor"], row["attacker"]) == ("unchanged", None, -1.0)
+    # A note that breaks a rule of the game was written in the right format.
+    assert not row["broken"]
 
 
 def test_figures_are_whole_pictures_of_each_group(tmp_path: Path) -> None:
@@ -294,6 +296,21 @@ def test_environment_variables_are_hidden_unless_known_and_addresses_lose_their_
         "env_vars": {"OMP_NUM_THREADS": "2", "VERL_PLATFORM": "cpu", "MY_THING": HIDDEN},
         "urls": [f"http://host:80/v1?api_key={HIDDEN}&n=1", "a@b"],
     }
+
+
+def test_pictures_name_their_alarms_and_whose_they_are(tmp_path: Path) -> None:
+    alarm = {"alarm/one_sided": 1.0, "alarm_value/one_sided": 0.95}
+    metrics = {step: {"training/global_step": step, **alarm} for step in (1, 2)}
+    first = write_run(tmp_path / "a$b", metrics=metrics)
+    alone = build_report(first, now=NOW)
+    assert alarm_caption(alone.runs) == "red: alarms: one_sided (step 1 to 2)"
+    calm = write_run(tmp_path / "calm", metrics={1: {"training/global_step": 1}})
+    compared = build_report(calm, now=NOW, compare=first)
+    caption = alarm_caption(compared.runs)
+    assert "the second run's dashed: one_sided (step 1 to 2, a run (" in caption
+    assert "a$b" in caption.replace("\n", "")
+    assert write_figures(compared.runs, compared.groups, tmp_path / "out")
+    assert alarm_caption(build_report(calm, now=NOW).runs) == ""
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
