@@ -23,6 +23,7 @@ _PLAIN: Final = (
     "attacker",
     "assessor",
     "truth",
+    "p_error",
     "untrained",
     "broken",
     "seconds",

@@ -99,6 +99,7 @@ def _row(game: GameRecord, diff: list[Row] | None) -> dict[str, Any]:
         "forfeit": game.forfeit,
         "judge": game.labels.source if game.labels else None,
         "truth": game.labels.error_present if game.labels else None,
+        "p_error": game.labels.p_error_present if game.labels else None,
         "untrained": any(not turn.trained for turn in game.turns),
         "broken": any(turn.violation is not None for turn in game.turns),
         "attack": _attack(game),

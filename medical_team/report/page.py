@@ -31,7 +31,7 @@ from medical_team.report.summary import (
 from medical_team.report.terminal_text import visible
 
 _PACKAGE: Final = "medical_team.report"
-_SCRIPTS: Final = ("text", "data", "charts", "filters", "list", "game", "main")
+_SCRIPTS: Final = ("text", "data", "charts", "filters", "list", "related", "game", "main")
 
 # Nothing is loaded from anywhere and no text ever becomes markup: a hostile game would have to pass
 # both of these as well as textContent, by which all data enters the page.
@@ -129,7 +129,7 @@ def build_report(
         policy=_POLICY.format(script=_hash(script), style=_hash(style)),
         style=Markup(style),
         script=Markup(script),
-        data=Markup(script_json(_page_data(runs, groups))),
+        data=Markup(script_json(_page_data(runs, groups, sampled=pack.shown < pack.played))),
         metrics=Markup(block([_columns(run.by_step) for run in runs])),
         columns=Markup(columns),
         blocks=[Markup(one) for one in pack.blocks],
@@ -143,8 +143,11 @@ def write_page(report: Report, path: Path) -> None:
         stream.write(report.html)
 
 
-def _page_data(runs: Sequence[Run], groups: Sequence[ChartGroup]) -> dict[str, Any]:
+def _page_data(
+    runs: Sequence[Run], groups: Sequence[ChartGroup], *, sampled: bool
+) -> dict[str, Any]:
     return {
+        "sampled": sampled,
         "runs": [
             {"name": run.name, "alarms": [asdict(mark) for mark in run.alarms]} for run in runs
         ],

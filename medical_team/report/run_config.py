@@ -18,6 +18,8 @@ _OWN: Final = (
     "trainer.v1.sampler.sampler_kwargs.output_dir",
 )
 
+_ROLLOUT: Final = "actor_rollout_ref.rollout"
+
 _FACTS: Final = (
     ("Algorithm", ("algorithm.adv_estimator",)),
     ("Model", ("actor_rollout_ref.model.path",)),
@@ -26,6 +28,12 @@ _FACTS: Final = (
     ("Assessors of an attack", ("game.assessor_samples",)),
     ("Attacker writes", ("game.attacker",)),
     ("Trained roles", ("game.train_roles",)),
+    ("Temperature, top-p", (f"{_ROLLOUT}.temperature", f"{_ROLLOUT}.top_p")),
+    (
+        "Validation temperature, top-p",
+        (f"{_ROLLOUT}.val_kwargs.temperature", f"{_ROLLOUT}.val_kwargs.top_p"),
+    ),
+    ("Most tokens of a response", ("data.max_response_length",)),
     ("Rewards", ("rewards.table",)),
     ("Judge", ("judge.name", "judge.model")),
     ("Archive share", ("archive.fraction",)),

@@ -68,7 +68,7 @@ function card(chart) {
   if (!lines.length) return null;
   const plot = h("div", {
     class: "plot", tabindex: "0", role: "img",
-    "aria-label": `${chart.title}: ${counted(lines.length, "line")}; arrow keys read the figures, or open the table`,
+    "aria-label": `${chart.title}: ${counted(lines.length, "line")}; arrow keys read the figures, Enter shows the games of the step, or open the table`,
   });
   const at = h("p", { class: "at", "aria-live": "polite" });
   const legend = h("div", { class: "legend" });
@@ -162,6 +162,8 @@ function card(chart) {
       point(steps.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a)));
     });
     picture.addEventListener("pointerleave", () => point(null));
+    // A finger reads the figures by tapping, so only a mouse leaves the chart.
+    picture.addEventListener("click", (event) => event.pointerType !== "touch" && toGames());
     state.point = point;
     function point(step) {
       if (state.at === step) return;
@@ -178,7 +180,18 @@ function card(chart) {
     read();
   }
 
+  // The games of the step that is read: those of validation where all lines are validation's.
+  function toGames() {
+    const part = chart.series.every((series) => /^(val|games\/val)/.test(series.key)) ? "val" : "train";
+    const there = (i) => games.column.step[i] === state.at && games.column.partition[i] === part;
+    if (state.at === null || !games.column.id?.some((_, i) => there(i))) return;
+    const step = String(state.at);
+    go(address("games", null, { ...EMPTY, part, from: step, to: step }));
+    restore();
+  }
+
   plot.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") toGames();
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!move || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();

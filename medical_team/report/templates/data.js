@@ -41,12 +41,14 @@ async function gameOf(index) {
   return block[index % games.perBlock];
 }
 
-// What a game is searched in, block by block; kept, for the next letter that is typed.
-const searchable = [];
+// What a game is searched in, block by block; kept for the next letter that is typed, as far as memory should go.
+const searchable = new Map();
+const KEPT_LETTERS = 1e8;
+let keptLetters = 0;
 
 // Resolves to null where no game of the block can hold all the words, which is known before the block is parsed.
 async function searchableBlock(number, terms) {
-  if (searchable[number]) return searchable[number];
+  if (searchable.has(number)) return searchable.get(number);
   const text = await unpackText(`block-${number}`);
   const plain = terms.flatMap((term) => term.split(/\s+/)).filter((word) => /^[\w.,:-]+$/.test(word));
   if (plain.length) {
@@ -54,12 +56,14 @@ async function searchableBlock(number, terms) {
     if (!plain.every((word) => all.includes(word))) return null;
   }
   const first = number * games.perBlock;
-  searchable[number] = JSON.parse(text).map((game, i) =>
+  const found = JSON.parse(text).map((game, i) =>
     [
       games.column.id[first + i], game.uid, game.case_id, game.game_type, game.error_type, game.opponent,
       game.attack_id, game.forfeit, game.source.join(" "), game.note?.join(" "), game.labels?.source,
       ...game.turns.flatMap((turn) => [turn.response, turn.violation]),
     ].join("\n").toLowerCase(),
   );
-  return searchable[number];
+  keptLetters += found.reduce((sum, one) => sum + one.length, 0);
+  if (keptLetters < KEPT_LETTERS) searchable.set(number, found);
+  return found;
 }

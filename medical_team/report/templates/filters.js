@@ -23,6 +23,7 @@ const SORTS = {
   attacker: ["attacker's reward, highest first", (i) => -(games.column.attacker[i] ?? -Infinity)],
   tokens: ["most tokens first", (i) => -games.column.tokens[i]],
   seconds: ["longest time first", (i) => -games.column.seconds[i]],
+  unsure: ["the judge least sure first", (i) => (games.column.p_error[i] === null ? Infinity : Math.abs(games.column.p_error[i] - 0.5))],
   case: ["by case", null],
 };
 

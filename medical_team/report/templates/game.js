@@ -16,7 +16,7 @@ function diffed(segments, side, terms) {
 
 function fold(title, text, terms = [], open = false) {
   if (text === null || text === undefined) return null;
-  return h("details", { open }, h("summary", null, title), h("pre", { dir: "auto", tabindex: "0" }, text === "" ? "(empty)" : said(text, terms)));
+  return h("details", { open, class: title === "Reasoning" ? "reasoning" : null }, h("summary", null, title), h("pre", { dir: "auto", tabindex: "0" }, text === "" ? "(empty)" : said(text, terms)));
 }
 
 function assessorsOf(game) {
@@ -97,9 +97,10 @@ function turnOf(game, turn, title, outcome, identified, terms) {
   }
   if (turn.role === "attacker" && turn.answer !== null) said_.push(h("blockquote", { dir: "auto" }, said(turn.answer, terms)));
   const has = (text) => terms.some((term) => (text ?? "").toLowerCase().includes(term));
+  const shown = [turn.reasoning, turn.answer, turn.correction, turn.violation];
   return h("section", { class: `turn ${turn.role}` }, head, said_,
     fold("Reasoning", turn.reasoning, terms, has(turn.reasoning)),
-    fold("Response as written", turn.response, terms, turn.violation !== null),
+    fold("Response as written", turn.response, terms, turn.violation !== null || (has(turn.response) && !shown.some(has))),
     fold("Prompt", turn.prompt), costsOf(turn));
 }
 
@@ -131,26 +132,11 @@ function labelsOf(game) {
       cost.output_tokens ? h("span", null, `${figure(cost.output_tokens)} output tokens`) : null) : null);
 }
 
-function originOf(i) {
-  const { attack, opponent } = games.column;
-  if (!attack[i] || opponent[i] !== "archive") return null;
-  const first = games.column.attack.findIndex((name, at) => name === attack[i] && opponent[at] === "fresh" && games.column.run[at] === games.column.run[i]);
-  return first < 0 ? null : first;
-}
-
-function relatedTo(i) {
-  const { column } = games;
-  const link = (text, change) => h("a", { href: address("games", null, { ...EMPTY, ...change }) }, text);
-  const same = (name) => column[name].reduce((count, value) => count + (value === column[name][i]), 0);
-  const rows = same("uid");
-  const cases = same("case");
-  const attacks = column.attack[i] ? same("attack") : 0;
-  const origin = originOf(i);
-  return h("nav", { class: "related", "aria-label": "Related games" },
-    origin !== null ? h("a", { href: address("games", column.id[origin]) }, `the game in which step ${column.step[origin]} wrote this attack`) : null,
-    rows > 1 ? link(`${rows} games of this row`, { row: column.uid[i] }) : null,
-    attacks > 1 ? link(`${attacks} games with this attack`, { attack: column.attack[i] }) : null,
-    cases > 1 ? link(`${cases} games of this case`, { case: column.case[i] }) : null);
+// A game as the run logged it, without what the report added.
+function recordOf(game) {
+  const { diff: _, ...record } = game;
+  record.turns = game.turns.map(({ correction_diff: __, ...turn }) => turn);
+  return record;
 }
 
 async function renderGame(i) {
@@ -167,9 +153,7 @@ async function renderGame(i) {
     const n = assessor++;
     return turnOf(game, turn, assessors.length > 1 ? `Assessor ${n + 1} of ${assessors.length}` : "Assessor", outcomes[n], game.labels?.error_identified[n], terms);
   });
-  const record = { ...game };
-  delete record.diff;
-  record.turns = game.turns.map(({ correction_diff: _, ...turn }) => turn);
+  const record = recordOf(game);
   const source = h("details", { toggle: (event) => {
     const box = event.currentTarget;
     if (box.open && !box.querySelector("pre")) box.append(h("pre", { tabindex: "0" }, said(JSON.stringify(record, null, 2))));
@@ -178,7 +162,7 @@ async function renderGame(i) {
   const title = outcomes.length === 1 ? OUTCOME_WORDS[outcomes[0]] : new Set(outcomes).size === 1 ? `${OUTCOME_WORDS[outcomes[0]]} by all ${outcomes.length}` : "Assessors disagree";
   document.getElementById("game").replaceChildren(
     h("div", { class: "game-head" }, h("h2", null, title, outcomes.length > 1 || outcomes[0] === "forfeit" ? [badges(column.outcomes[i]), game.forfeit ? h("span", { class: "badge" }, words(game.forfeit)) : null] : null),
-      h("div", { class: "tools" },
+      h("div", { class: "tools" }, h("span", { id: "hits", class: "quiet", role: "status" }),
         h("span", { class: "back" }, button("← List", "back to the list (Esc)", closeGame)),
         button("↑", "previous game (k)", () => moveTo(place - 1, true), place <= 0),
         button("↓", "next game (j)", () => moveTo(place + 1, true), place < 0 || place >= listed.length - 1),
@@ -187,16 +171,31 @@ async function renderGame(i) {
     h("div", { class: "crumbs num" },
       DATA.runs.length > 1 ? h("span", null, said(DATA.runs[column.run[i]].name)) : null,
       h("span", null, column.partition[i] === "val" ? "validation" : "training", `, step ${game.step}`),
-      h("span", null, words(game.game_type)), h("span", null, said(words(game.error_type))), h("span", null, "case ", said(game.case_id)),
+      h("span", null, words(game.game_type)), h("span", null, said(words(game.error_type), terms)), h("span", null, "case ", said(game.case_id, terms)),
       game.opponent === "fresh" ? null : h("span", null, game.opponent === "archive" ? "archived attack" : `opponent ${words(game.opponent)}`),
-      h("span", null, `rollout ${game.session}`), h("span", null, h("a", { href: address("games", column.id[i], EMPTY) }, said(column.id[i])))),
-    relatedTo(i), notesOf(game, outcomes, terms), ...turns, labelsOf(game), h("section", null, source));
+      h("span", null, `rollout ${game.session}`), h("span", null, h("a", { href: address("games", column.id[i], EMPTY) }, said(column.id[i], terms)))),
+    relatedTo(i), notesOf(game, outcomes, terms), ...turns, labelsOf(game), groupOf(i), h("section", null, source));
+  hit = -1;
 }
 
 function toggleFolds() {
   const folds = [...document.querySelectorAll("#game details")];
   const open = folds.some((one) => !one.open);
   for (const one of folds) one.open = open;
+}
+
+let hit = -1;
+
+// Goes to the next place of the open game where a word of the search stands, or to the one before.
+function nextHit(by) {
+  const marks = [...document.querySelectorAll("#game mark")];
+  if (!marks.length) return;
+  marks[hit]?.classList.remove("here");
+  hit = hit < 0 && by < 0 ? marks.length - 1 : (hit + by + marks.length) % marks.length;
+  for (let box = marks[hit].closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
+  marks[hit].classList.add("here");
+  marks[hit].scrollIntoView({ block: "center" });
+  document.getElementById("hits").textContent = `hit ${hit + 1} of ${marks.length}`;
 }
 
 async function copy(text, button) {

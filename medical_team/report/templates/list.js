@@ -109,7 +109,22 @@ function showList(done, share = 1) {
     h("span", null, games.count ? text : "There are no games in this run's log yet.", done ? "" : `, searching… ${Math.round(share * 100)} %`),
     ...chips,
     ...(on.length ? [h("button", { type: "button", click: () => setFilters(EMPTY) }, "Take all filters away")] : []),
+    ...(done && listed.length ? [h("button", { type: "button", id: "download", title: "their records as JSON lines, as the run logged them", click: (event) => download(event.currentTarget) }, "Download them")] : []),
   );
   const toggle = document.getElementById("toggle-fields");
   if (toggle) toggle.textContent = on.length ? `Filters (${on.length})` : "Filters";
+}
+
+// The listed games in the order of the list, a record a line, with the report's id.
+async function download(button) {
+  button.disabled = true;
+  const lines = [];
+  for (const i of [...listed]) {
+    const game = recordOf(await gameOf(i));
+    lines.push(`${JSON.stringify({ id: games.column.id[i], partition: games.column.partition[i], ...game })}\n`);
+  }
+  const link = h("a", { href: URL.createObjectURL(new Blob(lines, { type: "application/jsonl" })), download: "games.jsonl" });
+  link.click();
+  URL.revokeObjectURL(link.href);
+  button.disabled = false;
 }

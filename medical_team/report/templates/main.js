@@ -107,6 +107,8 @@ const KEYS = {
   End: () => moveTo(listed.length - 1, opened !== null),
   Enter: () => active >= 0 && openGame(listed[active]),
   e: toggleFolds,
+  n: () => nextHit(1),
+  N: () => nextHit(-1),
   x: () => setFilters(EMPTY),
   Escape: () => closeGame(),
 };
@@ -149,6 +151,7 @@ document.addEventListener("keydown", (event) => {
 // A printed page has no list to scroll in: what the filters leave is printed as a table.
 function preparePrint() {
   drawAll();
+  for (const reasoning of document.querySelectorAll("#game .turn details.reasoning")) reasoning.open = true;
   const printed = document.getElementById("printed");
   printed.replaceChildren();
   if (opened !== null || !ready || !listed.length) return;

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +15,7 @@ from medical_team.game_record import GameRecord, Labels
 from medical_team.medical_game_manager import Role
 from medical_team.report.game_view import game_view
 from medical_team.report.page import build_report, write_page
+from report_reader import KEY, Reader
 from report_runs import CONFIG, attacked, forfeited, vanilla, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,26 +26,6 @@ HOSTILE = (
     "</script><img src=x onerror='window.hacked = 2'>",
     f"\u202eevil \u2028 \u2029 \u200b ٱلْمَرِيض {LONG} {{{{ 7*7 }}}} <!-- &amp; \ud800",
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import headless_chromium
-
-        missing = headless_chromium.missing_browser()
-    except ModuleNotFoundError:
-        missing = "selenium is not installed; pip install -r requirements-dev.txt"
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    if missing and os.environ.get("CI"):
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
-    with headless_chromium.chromium() as driver:
-        yield driver
-    del sys.modules["headless_chromium"]
 
 
 def some_games() -> list[GameRecord]:
@@ -121,101 +98,6 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "index.html"
 
 
-class Reader:
-    """A person at the browser."""
-
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
-
-    def open(self, path: Path, target: str = "") -> Reader:
-        for kind in ("browser", "performance"):
-            self.driver.get_log(kind)
-        self.resize(1280, 900)
-        self.dark(False)
-        self.driver.get("about:blank")
-        self.driver.get(f"{path.as_uri()}#{target}")
-        self.until(lambda: self.js("return document.documentElement.dataset.ready"))
-        return self
-
-    def js(self, code: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(code, *arguments)
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        end = time.monotonic() + 30
-        while not (found := condition()):
-            assert time.monotonic() < end, self.driver.find_element("tag name", "body").text[:2000]
-            time.sleep(0.03)
-        return found
-
-    def press(self, *keys: str) -> None:
-        from selenium.webdriver import ActionChains
-
-        ActionChains(self.driver).send_keys(*keys).perform()
-
-    def resize(self, width: int, height: int) -> None:
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
-        )
-
-    def dark(self, on: bool) -> None:
-        feature = {"name": "prefers-color-scheme", "value": "dark" if on else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-    def filter(self, **values: str) -> int:
-        """Sets filters as a hand would; returns how many games are left."""
-        for name, value in values.items():
-            self.js(
-                "const node = document.getElementById('filter-' + arguments[0]);"
-                "node.value = arguments[1];"
-                "node.dispatchEvent(new Event('input', { bubbles: true }));",
-                name,
-                value,
-            )
-        return self.count()
-
-    def count(self) -> int:
-        time.sleep(0.25)  # the search waits for a pause in typing
-        self.until(lambda: "searching" not in self.text("#count"))
-        return int(self.text("#count").split()[0].replace(",", ""))
-
-    def text(self, selector: str) -> str:
-        return str(self.js("return document.querySelector(arguments[0]).textContent", selector))
-
-    def all(self, selector: str) -> list[str]:
-        return list(
-            self.js(
-                "return [...document.querySelectorAll(arguments[0])].map((n) => n.textContent)",
-                selector,
-            )
-        )
-
-    def open_game(self, place: int) -> None:
-        self.js("document.getElementById('row-' + arguments[0]).click()", place)
-        self.until(lambda: self.js("return document.querySelector('#game .sentence') !== null"))
-
-    def address(self) -> str:
-        return str(self.js("return decodeURIComponent(location.hash)"))
-
-    def troubles(self) -> list[str]:
-        """Messages of the console, and whatever was asked of the network."""
-        found = [entry["message"] for entry in self.driver.get_log("browser")]
-        for entry in self.driver.get_log("performance"):
-            message = json.loads(entry["message"])["message"]
-            if message["method"] == "Network.requestWillBeSent":
-                url = message["params"]["request"]["url"]
-                found += [] if url.startswith(("file:", "about:")) else [url]
-        return found
-
-
-@pytest.fixture
-def reader(browser: Any) -> Reader:
-    return Reader(browser)
-
-
-KEY = {"down": "\ue015", "enter": "\ue007", "escape": "\ue00c", "right": "\ue014", "tab": "\ue004"}
-
-
 @pytest.mark.parametrize(
     ("values", "left"),
     [
@@ -248,9 +130,6 @@ KEY = {"down": "\ue015", "enter": "\ue007", "escape": "\ue00c", "right": "\ue014
         ({"only": "judged"}, 3),
         ({"only": "broken"}, 1),
         ({"only": "untrained"}, 1),
-        ({"run": "1"}, 0),
-        ({"case": "case-k"}, 2),
-        ({"row": "row-1"}, 1),
         ({"q": "penicillin"}, 5),
         ({"q": "PENICILLIN hide"}, 3),
         ({"q": '"given azithromycin"'}, 8),
@@ -271,21 +150,33 @@ def test_filters_leave_the_games_that_pass(
     assert reader.count() == left
 
 
+@pytest.mark.parametrize(("target", "left"), [("case=case-k", 2), ("row=row-1", 1)])
+def test_a_link_to_related_games_filters_until_it_is_taken_away(
+    reader: Reader, page: Path, target: str, left: int
+) -> None:
+    reader.open(page, target)
+    assert reader.count() == left
+    reader.js("document.querySelector('#count button').click()")
+    assert reader.count() == 9
+
+
 @pytest.mark.parametrize(
-    ("order", "first"),
+    ("order", "place", "game"),
     [
-        ("played", "many-assessors"),
-        ("latest", "row-6"),
-        ("assessor", "row-2"),
-        ("attacker", "row-4"),
-        ("tokens", "many-assessors"),
-        ("seconds", "slow"),
-        ("case", "many-assessors"),
+        ("played", 0, "many-ass"),
+        ("latest", 0, "row-6"),
+        ("assessor", 0, "row-2"),
+        ("attacker", 0, "row-4"),
+        ("tokens", 0, "many-ass"),
+        ("seconds", 0, "many-ass"),
+        ("case", 1, "row-6"),  # the case of the first game
     ],
 )
-def test_the_order_can_be_chosen(reader: Reader, page: Path, order: str, first: str) -> None:
-    reader.open(page, f"view=games&sort={order}").open_game(0)
-    assert f"row={first}" in reader.js("return location.hash") or first in reader.text("#game")
+def test_the_order_can_be_chosen(
+    reader: Reader, page: Path, order: str, place: int, game: str
+) -> None:
+    reader.open(page, f"view=games&sort={order}").open_game(place)
+    assert f"-{game}-" in reader.text("#game .crumbs")
 
 
 def test_a_game_shows_notes_turns_labels_and_costs(reader: Reader, page: Path) -> None:

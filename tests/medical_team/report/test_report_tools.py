@@ -1,0 +1,191 @@
+"""What leads from one part of the page to another: curves, alarms, groups, hits, downloads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from medical_team.game_record import GameRecord, Labels
+from medical_team.report.page import build_report, write_page
+from report_reader import KEY, Reader
+from report_runs import CLEAN, attacked, vanilla, write_run
+
+MINUS = "\N{MINUS SIGN}"
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+def rollout(session: int, said: str, **changes: object) -> GameRecord:
+    return attacked(said, uid="row-g", session=session, **changes)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps with a group each, and a validation."""
+    folder = tmp_path_factory.mktemp("tools")
+    games = [
+        rollout(0, "right"),
+        rollout(1, "safe", note=(*CLEAN[:2], "He is given oxygen.")),
+        rollout(2, "right"),
+        *(rollout(n, "safe", step=2) for n in range(2)),
+        attacked("safe", step=2, uid="sure", labels=Labels(True, (False,), True, "vllm", 0.99)),
+        attacked("safe", step=2, uid="unsure", labels=Labels(True, (False,), True, "vllm", 0.52)),
+    ]
+    metrics = {
+        step: {
+            "training/global_step": step,
+            "attacker/reward": 0.5,
+            "val-aux/medec/vanilla_benign/assessor_accuracy/mean@1": 0.5,
+            "alarm/one_sided": float(step == 2),
+            "alarm_value/one_sided": 0.95,
+        }
+        for step in (1, 2, 3)
+    }
+    run = write_run(
+        folder / "run",
+        games=games,
+        val=[vanilla("Safe", error=False, step=2)],
+        metrics=metrics,
+    )
+    write_page(build_report(run, now=NOW), folder / "index.html")
+    return folder / "index.html"
+
+
+def test_a_game_stands_beside_the_other_rollouts_of_its_row(reader: Reader, page: Path) -> None:
+    reader.open(page, "view=games").open_game(1)
+    cells = reader.all("#game .rollouts tbody tr")
+    assert len(cells) == 3
+    columns = "return [...document.querySelectorAll('#game .rollouts tr')].map(" \
+        "(row) => [...row.children].map((cell) => cell.textContent))"  # fmt: skip
+    head, first, second, _ = reader.js(columns)
+    assert (first[2], second[2]) == ("He is given penicillin.", "He is given oxygen.")
+    assert head[3:7] == ["attacker", "vs mean", "assessor", "vs mean"]
+    # Assessors got 1, -1 and 1: the mean is 1/3; the attacker's rewards are the negatives.
+    assert first[3:7] == [f"{MINUS}1", f"{MINUS}0.67", "+1", "+0.67"]
+    assert second[3:7] == ["+1", "+1.33", f"{MINUS}1", f"{MINUS}1.33"]
+    assert reader.all("#game .rollouts tr[aria-current] th") == ["1"]
+    reader.js("document.querySelector('#game .rollouts a').click()")
+    reader.until(lambda: reader.all("#game .rollouts tr[aria-current] th") == ["0"])
+    assert "All rewards" not in reader.text("#game")
+
+
+def test_a_group_that_teaches_nothing_says_so_and_a_lone_game_has_no_group(
+    reader: Reader, page: Path, tmp_path: Path
+) -> None:
+    reader.open(page, "view=games&from=2&row=row-g").open_game(0)
+    assert "All rewards of the attacker and the assessor are equal." in reader.text("#game")
+    reader.open(page, "view=games&row=sure").open_game(0)
+    assert not reader.all("#game .rollouts")
+    # Of a page that holds only a part of the games nothing is said of what is missing.
+    run = write_run(tmp_path / "run", games=[rollout(n, "safe") for n in range(40)])
+    write_page(build_report(run, now=NOW, max_games=20), tmp_path / "index.html")
+    reader.open(tmp_path / "index.html", "view=games").open_game(0)
+    shown = reader.text("#game")
+    assert "All rewards" not in shown and "may have been left out" in shown
+
+
+@pytest.mark.parametrize(
+    ("title", "part", "games"),
+    [("Reward of both roles", "train", 4), ("Accuracy by game type, forfeits left out", "val", 1)],
+)
+def test_a_step_of_a_curve_leads_to_its_games(
+    reader: Reader, page: Path, title: str, part: str, games: int
+) -> None:
+    reader.open(page, "view=curves")
+    plot = "[...document.querySelectorAll('.chart')].find((n) => n.querySelector('h4')" \
+        ".textContent.startsWith(arguments[0])).querySelector('.plot')"  # fmt: skip
+    reader.until(lambda: reader.js("return document.querySelector('.plot') !== null"))
+    reader.js(f"{plot}.scrollIntoView(); {plot}.focus()", title)
+    reader.until(lambda: reader.js(f"return {plot}.querySelector('svg') !== null", title))
+    reader.press(KEY["right"], KEY["right"], KEY["enter"])
+    reader.until(lambda: "view=games" in reader.address())
+    assert f"part={part}" in reader.address() and "from=2&to=2" in reader.address()
+    assert reader.count() == games
+    reader.driver.back()
+    reader.until(lambda: reader.js("return document.querySelector('#curves.current') !== null"))
+    # By mouse, too; but not where no game was logged.
+    click = f"""
+      const svg = {plot}.querySelector('svg'), box = svg.getBoundingClientRect();
+      const at = {{ clientX: box.left + box.width * arguments[1], bubbles: true }};
+      svg.dispatchEvent(new PointerEvent('pointermove', at));
+      svg.dispatchEvent(new PointerEvent('click', {{ ...at, pointerType: 'mouse' }}));"""
+    reader.js(click, title, 0.99)
+    assert "view=games" not in reader.address()
+    reader.js(click, title, 0.5)
+    assert f"part={part}" in reader.address()
+
+
+def test_an_alarm_leads_to_the_games_of_its_steps(reader: Reader, page: Path) -> None:
+    reader.open(page)
+    reader.js("document.querySelector('.alarmed a').click()")
+    reader.until(lambda: reader.js("return document.querySelector('#games.current') !== null"))
+    assert reader.count() == 4
+
+
+def test_hits_are_gone_through_and_unfolded(reader: Reader, page: Path) -> None:
+    reader.open(page, "view=games&q=penicillin").open_game(0)
+    hits = reader.js("return document.querySelectorAll('#game mark').length")
+    assert hits > 2
+    reader.js("document.getElementById('game').focus()")
+    reader.press("n")
+    assert reader.text("#hits") == f"hit 1 of {hits}"
+    assert reader.all("mark.here") == ["penicillin"]
+    reader.press("NN")
+    assert reader.text("#hits") == f"hit {hits - 1} of {hits}"
+    assert reader.js("""
+      const box = document.querySelector('mark.here').closest('details');
+      return box === null || box.open""")
+    # What stands in the response alone is seen without unfolding.
+    reader.open(page, "view=games&q=%3C/answer%3E").open_game(0)
+    folded = "return [...document.querySelectorAll('#game mark')].filter((n) => " \
+        "n.closest('details:not([open])')).length"  # fmt: skip
+    assert reader.all("#game mark") and reader.js(folded) == 0
+
+
+def test_what_the_filters_leave_can_be_downloaded_as_it_was_logged(
+    reader: Reader, page: Path, tmp_path: Path
+) -> None:
+    reader.driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+    )
+    reader.open(page, "view=games&part=train&to=1")
+    assert reader.count() == 3
+    reader.js("document.getElementById('download').click()")
+    file = tmp_path / "games.jsonl"
+    reader.until(lambda: file.exists() and file.read_text().count("\n") == 3)
+    log = (page.parent / "run/games/train/step_000001.jsonl").read_text().splitlines()
+    for line, logged in zip(file.read_text().splitlines(), log, strict=True):
+        found = json.loads(line)
+        assert found.pop("id").startswith("train-1-row-g-") and found.pop("partition") == "train"
+        assert found == json.loads(logged)
+        assert GameRecord.from_json(json.dumps(found)) == GameRecord.from_json(logged)
+    assert reader.troubles() == []
+
+
+def test_the_judges_doubts_come_first_where_asked(reader: Reader, page: Path) -> None:
+    reader.open(page, "view=games&part=train&from=2&sort=unsure").open_game(0)
+    assert "unsure" in reader.text("#game .crumbs")
+
+
+def test_reasoning_is_printed(reader: Reader, page: Path) -> None:
+    reader.open(page, "view=games").open_game(0)
+    opened = "return document.querySelectorAll('#game details.reasoning[open]').length"
+    assert reader.js(opened) == 0
+    reader.driver.execute_cdp_cmd("Page.printToPDF", {})
+    assert reader.js(opened) == 2
+
+
+def test_a_search_of_more_text_than_is_kept_finds_the_same(reader: Reader, tmp_path: Path) -> None:
+    games = [
+        replace(attacked("right", uid=f"{n:04d}"), source=("x" * 400_000, f"word{n % 2}"))
+        for n in range(300)
+    ]
+    run = write_run(tmp_path / "run", games=games)
+    write_page(build_report(run, now=NOW), tmp_path / "index.html")
+    reader.open(tmp_path / "index.html", "view=games")
+    for _ in range(2):
+        assert reader.filter(q="word1") == 150
+        assert reader.filter(q="word0 penicillin") == 150
