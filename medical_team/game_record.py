@@ -21,6 +21,8 @@ from medical_team.rewards import TurnReward
 
 FRESH = "fresh"
 ARCHIVE = "archive"
+# The folder of games without a verdict, beside those of training and validation.
+UNSCORED = "unscored"
 
 # Pydantic would otherwise take a record that is there already as it is.
 _CHECKED: Final = {"revalidate_instances": "always"}
@@ -138,6 +140,8 @@ class GameRecord:
         opponent: whose note the assessors read: ``fresh`` for the attacker of the step or a gold
             note, ``archive`` for an attack of an earlier step, else the name of a fixed set.
         attack_id: the archived attack that was read, ``None`` for a fresh note.
+        unscored: why the judge gave no verdict, ``None`` for a game that ended. Such a game has
+            neither labels nor rewards, and nothing of it is trained.
     """
 
     __pydantic_config__: ClassVar = _CHECKED
@@ -157,6 +161,7 @@ class GameRecord:
     turns: tuple[TurnRecord, ...]
     opponent: str = FRESH
     attack_id: str | None = None
+    unscored: str | None = None
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
@@ -194,6 +199,7 @@ def record_game(
     rewards: Sequence[TurnReward],
     opponent: str = FRESH,
     attack_id: str | None = None,
+    unscored: str | None = None,
 ) -> GameRecord:
     """Puts a finished game together.
 
@@ -208,6 +214,7 @@ def record_game(
         rewards: one for each turn.
         opponent: whose note the assessors read.
         attack_id: the archived attack that was read.
+        unscored: why there is no verdict though there was no forfeit.
 
     Raises:
         ValueError: if turns, costs and rewards differ in number.
@@ -254,6 +261,7 @@ def record_game(
         error_type=game.case.error_type,
         opponent=opponent,
         attack_id=attack_id,
+        unscored=unscored,
         source=game.source,
         note=game.note,
         changed_ids=game.changed_ids,

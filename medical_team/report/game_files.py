@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from medical_team.game_record import GameRecord
+from medical_team.game_record import UNSCORED, GameRecord
 from medical_team.report.metric_files import plain_errors
 
-PARTITIONS: Final = ("train", "val")
+PARTITIONS: Final = ("train", "val", UNSCORED)
 _PREFIX: Final = "step_"
 
 
@@ -19,7 +19,7 @@ class GameFile:
     """The games of one step.
 
     Attributes:
-        partition: ``train`` or ``val``.
+        partition: ``train``, ``val`` or ``unscored``.
         step: the trainer's step.
         path: the file.
     """
@@ -30,7 +30,7 @@ class GameFile:
 
 
 def game_files(folder: Path) -> list[GameFile]:
-    """The game log of a run: training steps, then validations, each in order.
+    """The game log of a run: training, validations, games without a verdict, by their steps.
 
     Args:
         folder: the run's folder.

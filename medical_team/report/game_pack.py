@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from medical_team.game_record import GameRecord
+from medical_team.game_record import UNSCORED, GameRecord
 from medical_team.report.game_files import GameFile, each_game
 from medical_team.report.game_view import GameView, Outcome, game_view
 from medical_team.report.packing import block, coded
@@ -73,7 +73,7 @@ class GamePack:
             ):
                 self._show(view, number, file.partition)
             self.played += 1
-        if games:
+        if games and file.partition != UNSCORED:
             run.by_step.setdefault(file.step, {}).update(counted(file.partition, games))
         return games
 

@@ -27,6 +27,7 @@ class Outcome(StrEnum):
     BROKEN_FORMAT = "broken format"
     UNDECIDED = "undecided"
     FORFEIT = "forfeit"
+    UNSCORED = "unscored"
 
 
 def outcomes(game: GameRecord) -> list[Outcome]:
@@ -36,15 +37,11 @@ def outcomes(game: GameRecord) -> list[Outcome]:
         return [Outcome.FORFEIT]
     labels = game.labels
     if labels is None:
-        return [_unlabelled(turn) for turn in assessors]
+        return [Outcome.UNSCORED] * len(assessors)
     return [
         _outcome(turn, labels.error_present, identified)
         for turn, identified in zip(assessors, labels.error_identified, strict=True)
     ]
-
-
-def _unlabelled(turn: TurnRecord) -> Outcome:
-    return Outcome.BROKEN_FORMAT if turn.violation is not None else Outcome.UNDECIDED
 
 
 def _outcome(turn: TurnRecord, error: bool | None, identified: bool | None) -> Outcome:
@@ -83,8 +80,9 @@ def game_view(game: GameRecord) -> GameView:
 
 def _row(game: GameRecord, diff: list[Row] | None) -> dict[str, Any]:
     ended = outcomes(game)
-    attackers = [turn.reward for turn in game.turns if turn.role is Role.ATTACKER]
-    assessors = [turn.reward for turn in game.turns if turn.role is Role.ASSESSOR]
+    rewarded = game.turns if game.unscored is None else ()
+    attackers = [turn.reward for turn in rewarded if turn.role is Role.ATTACKER]
+    assessors = [turn.reward for turn in rewarded if turn.role is Role.ASSESSOR]
     return {
         "step": game.step,
         "uid": game.uid,

@@ -16,8 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medical_team.atomic_files import replacing
-from medical_team.game_record import GameRecord
+from medical_team.game_record import UNSCORED, GameRecord
 from medical_team.report.charts import ChartGroup, chart_groups
+from medical_team.report.game_files import PARTITIONS
 from medical_team.report.game_pack import GamePack, draw_games, shortened
 from medical_team.report.packing import block, script_json
 from medical_team.report.run_config import differing_keys, key_facts
@@ -86,7 +87,7 @@ def build_report(
     tables = []
     counts: list[dict[str, int]] = []
     for number, run in enumerate(runs):
-        counts.append({"train": 0, "val": 0})
+        counts.append(dict.fromkeys(PARTITIONS, 0))
         validations: dict[int, list[GameRecord]] = {}
         last = max((file.step for file in run.files if file.partition == "val"), default=None)
         for file in run.files:
@@ -114,9 +115,7 @@ def build_report(
                 "counts": count,
                 "notes": shortened(run.notes),
                 "damaged": len(run.notes),
-                "unscored": round(
-                    sum(data.get("judge/unscored", 0) for data in run.by_step.values())
-                ),
+                "unlogged": unlogged(run.by_step, count[UNSCORED]),
                 "first": min(run.by_step, default=None),
                 "last": max(run.by_step, default=None),
             }
@@ -135,6 +134,12 @@ def build_report(
         blocks=[Markup(one) for one in pack.blocks],
     )
     return Report(html, runs, groups, pack.played, pack.shown)
+
+
+def unlogged(by_step: Mapping[int, Mapping[str, float]], logged: int) -> int:
+    """How many games of training the judge left unscored that are in no log."""
+    counted = round(sum(data.get("judge/unscored", 0) for data in by_step.values()))
+    return max(0, counted - logged)
 
 
 def write_page(report: Report, path: Path) -> None:

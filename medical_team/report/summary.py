@@ -114,6 +114,7 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
         ("tensorboard", "the same for TensorBoard"),
         ("games/train", "every game that was trained"),
         ("games/val", "every validation game"),
+        ("games/unscored", "games without a verdict, and why"),
         ("report/index.html", "the report of scripts/report.py"),
         ("league", "past attacks, and what a resumed run needs"),
         ("checkpoints", "resume with the same command"),

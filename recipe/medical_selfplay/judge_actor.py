@@ -47,12 +47,14 @@ class JudgeReport:
         unscored: games that it gave no verdict for.
         outage: why no game can be judged at all, or ``None``.
         last_error: why the last unscored game was not judged.
+        games: the records of games that were left unscored, each as a line of JSON.
     """
 
     asked: int
     unscored: int
     outage: str | None
     last_error: str | None
+    games: tuple[str, ...] = ()
 
 
 class JudgeActor:
@@ -66,6 +68,7 @@ class JudgeActor:
         self._asked = self._unscored = 0
         self._outage: str | None = None
         self._last_error: str | None = None
+        self._games: list[str] = []
         self._calibration: Calibration | None = None
         self._verifying = asyncio.Lock()
         try:
@@ -111,11 +114,22 @@ class JudgeActor:
             raise
         return await asyncio.Future()
 
+    async def keep_unscored(self, record: str) -> None:
+        """Takes a game without a verdict, for the next report.
+
+        Args:
+            record: a :class:`~medical_team.game_record.GameRecord` as JSON.
+        """
+        self._games.append(record)
+
     async def report(self) -> JudgeReport:
         """What happened since the last call."""
-        report = JudgeReport(self._asked, self._unscored, self._outage, self._last_error)
+        report = JudgeReport(
+            self._asked, self._unscored, self._outage, self._last_error, tuple(self._games)
+        )
         self._asked = self._unscored = 0
         self._last_error = None
+        self._games = []
         return report
 
     async def outage(self) -> str | None:

@@ -24,7 +24,7 @@ from medical_team.alarms import AlarmError
 from medical_team.atomic_files import replacing
 from medical_team.dataset.rows import case_from_dict
 from medical_team.game_metrics import game_metrics
-from medical_team.game_record import GameRecord, TurnRecord
+from medical_team.game_record import UNSCORED, GameRecord, TurnRecord
 from medical_team.medec import Case
 from medical_team.medical_game_manager import Role
 from recipe.medical_selfplay.advantages import truth_weights
@@ -70,7 +70,9 @@ class _GameSampling:
     ) -> tuple[KVBatchMeta, dict[str, float]]:
         """Samples as verl does, then labels the rows and logs their games."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
-        report = _judge_report(self._max_unscored)
+        report = _judge_report()
+        self._log.write(UNSCORED, global_steps, map(GameRecord.from_json, report.games))
+        _check(report, self._max_unscored)
         if not batch.keys:
             raise RuntimeError(
                 f"none of the {batch_size} rows of step {global_steps} ({partition_id}) could be"
@@ -192,20 +194,24 @@ def _judge() -> ray.actor.ActorHandle:
     return ray.get_actor(JUDGE)
 
 
-def _judge_report(max_unscored: float) -> JudgeReport:
-    """What the judge did since the last batch.
+def _judge_report() -> JudgeReport:
+    """What the judge did since the last batch."""
+    report: JudgeReport = ray.get(_judge().report.remote())
+    return report
+
+
+def _check(report: JudgeReport, max_unscored: float) -> None:
+    """Stops a run that cannot go on with its judge.
 
     Raises:
-        JudgeLostError: if training cannot go on with it.
+        JudgeLostError: with the reason.
     """
-    report: JudgeReport = ray.get(_judge().report.remote())
     _stop_if_lost(report.outage)
     if report.unscored >= _FEW and report.unscored > max_unscored * report.asked:
         raise JudgeLostError(
             f"the judge gave no verdict for {report.unscored} of {report.asked} games, more than"
             f" judge.max_unscored={max_unscored:g} allows; the last error: {report.last_error}"
         )
-    return report
 
 
 def _stop_if_lost(outage: str | None) -> None:
@@ -217,14 +223,14 @@ def _stop_if_lost(outage: str | None) -> None:
 
 
 class GameLog:
-    """``games/train`` and ``games/val``: one file a step, one finished game a line.
+    """``games/train``, ``games/val`` and ``games/unscored``: one file a step, one game a line.
 
     A step that is trained again after a resume replaces its file; files of later steps, which the
     killed run had sampled but never saved, are removed, so that the folder holds every game that
     was trained, once.
 
     Args:
-        folder: where ``train/`` and ``val/`` lie.
+        folder: where the three lie.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -232,7 +238,7 @@ class GameLog:
         self._written: dict[Path, list[GameRecord]] = defaultdict(list)
 
     def write(self, partition: str, step: int, games: Iterable[GameRecord]) -> None:
-        """Adds games to a step's file, which is replaced as a whole."""
+        """Adds games to a step's file, which is replaced as a whole; no games, no file."""
         path = self._folder / partition / f"step_{step:06d}.jsonl"
         if not any(written.parent == path.parent for written in self._written):
             self._remove_from(path.parent, step)
@@ -241,6 +247,8 @@ class GameLog:
                 list, {p: g for p, g in self._written.items() if p.parent != path.parent}
             )
         self._written[path].extend(games)
+        if not self._written[path]:
+            return
         with replacing(path) as stream:
             stream.writelines(f"{game.to_json()}\n" for game in self._written[path])
 

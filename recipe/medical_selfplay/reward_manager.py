@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
@@ -16,10 +17,13 @@ from medical_team.game_metrics import detection
 from medical_team.game_record import ARCHIVE, GameRecord, JudgeCost, record_game
 from medical_team.medical_game_manager import Role
 from medical_team.medical_judge import JudgeError, Verdict, gold_verdict, query_of, settle
+from medical_team.rewards import TurnReward
 from recipe.medical_selfplay.agent_loop import PlayedGame
 from recipe.medical_selfplay.judge_actor import judge_actor
 from recipe.medical_selfplay.league import league_actor
 from recipe.medical_selfplay.settings import Settings
+
+_NO_COST: Final = JudgeCost()
 
 
 @register("medical_selfplay")
@@ -59,40 +63,37 @@ class MedicalRewardManager(RewardManagerBase):
             turn's reward and the figures verl averages in validation.
 
         Raises:
-            JudgeError: if the game could not be judged. verl then stores no row of it.
+            JudgeError: if the game could not be judged. verl then stores no row of it; what was
+                played is kept for the log.
         """
         played: PlayedGame = data.non_tensor_batch["tool_extra_fields"][-1]["played_game"]
-        verdict, cost = await self._verdict(played)
-        record = record_game(
-            played.game,
-            step=played.step,
-            uid=played.uid,
-            session=played.session,
-            costs=played.costs,
-            verdict=verdict,
-            judge=cost,
-            rewards=[
-                reward
-                if turn.role.value in self._settings.loop.trained_roles
-                else replace(reward, trained=False)
-                for turn, reward in zip(
-                    played.game.turns,
-                    self._settings.rewards.score(played.game, verdict),
-                    strict=True,
-                )
-            ],
-            opponent=played.opponent,
-            attack_id=played.attack.attack_id if played.attack else None,
-        )
+        try:
+            verdict, cost = await self._verdict(played)
+        except JudgeError as error:
+            nothing = [TurnReward(0.0, False, "void")] * len(played.game.turns)
+            record = _recorded(played, nothing, unscored=str(error))
+            await self._judge.keep_unscored.remote(record.to_json())
+            raise
+        rewards = [
+            reward
+            if turn.role.value in self._settings.loop.trained_roles
+            else replace(reward, trained=False)
+            for turn, reward in zip(
+                played.game.turns,
+                self._settings.rewards.score(played.game, verdict),
+                strict=True,
+            )
+        ]
+        record = _recorded(played, rewards, verdict=verdict, judge=cost)
         return {"reward_score": record.turns[-1].reward, "reward_extra_info": _extra_info(record)}
 
     async def _verdict(self, played: PlayedGame) -> tuple[Verdict | None, JudgeCost]:
         if played.game.forfeit is not None:
-            return None, JudgeCost()
+            return None, _NO_COST
         query_id = f"{played.uid}_{played.session}"
         known = _known_verdict(played, query_id)
         if known is not None and None not in known.error_identified:
-            return known, JudgeCost()
+            return known, _NO_COST
         patience_s = self._settings.judge.patience_s
         try:
             async with asyncio.timeout(patience_s):
@@ -102,6 +103,29 @@ class MedicalRewardManager(RewardManagerBase):
         if known is not None:  # of an archived note, what it holds stays as it was judged
             verdict = replace(verdict, error_present=known.error_present)
         return settle(played.game, verdict), cost
+
+
+def _recorded(
+    played: PlayedGame,
+    rewards: Sequence[TurnReward],
+    *,
+    verdict: Verdict | None = None,
+    judge: JudgeCost = _NO_COST,
+    unscored: str | None = None,
+) -> GameRecord:
+    return record_game(
+        played.game,
+        step=played.step,
+        uid=played.uid,
+        session=played.session,
+        costs=played.costs,
+        verdict=verdict,
+        judge=judge,
+        rewards=rewards,
+        opponent=played.opponent,
+        attack_id=played.attack.attack_id if played.attack else None,
+        unscored=unscored,
+    )
 
 
 def _known_verdict(played: PlayedGame, query_id: str) -> Verdict | None:

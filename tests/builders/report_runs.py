@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def write_run(
     *,
     games: Iterable[GameRecord] = (),
     val: Iterable[GameRecord] = (),
+    unscored: Iterable[GameRecord] = (),
     metrics: Mapping[int, Mapping[str, float]] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -36,7 +38,7 @@ def write_run(
     (folder / "config.yaml").write_text(
         yaml.safe_dump(dict(CONFIG if config is None else config)), encoding="utf-8"
     )
-    for partition, records in (("train", games), ("val", val)):
+    for partition, records in (("train", games), ("val", val), ("unscored", unscored)):
         for game in records:
             path = folder / "games" / partition / f"step_{game.step:06d}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +95,13 @@ def attacked(
         "step": step,
     }
     return game_record(attacker, *assessors, **{**values, **changes})
+
+
+def left_out(reason: str, **changes: Any) -> GameRecord:
+    """An attack that the judge gave no verdict for."""
+    game = attacked("safe", **{"labels": None, "unscored": reason, **changes})
+    turns = (replace(turn, reward=0.0, trained=False, outcome="void") for turn in game.turns)
+    return replace(game, turns=tuple(turns))
 
 
 def vanilla(said: str, *, error: bool, step: int = 1, **changes: Any) -> GameRecord:

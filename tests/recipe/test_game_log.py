@@ -74,6 +74,15 @@ def test_a_resumed_run_holds_every_game_once(tmp_path: Path) -> None:
     assert list(logged(tmp_path / "val")) == ["step_000002.jsonl"]
 
 
+def test_without_games_there_is_no_file_and_those_of_a_killed_run_go(tmp_path: Path) -> None:
+    GameLog(tmp_path).write("unscored", 3, [game("first", 3)])
+    resumed = GameLog(tmp_path)
+    resumed.write("unscored", 2, [])
+    assert logged(tmp_path / "unscored") == {}
+    resumed.write("unscored", 3, iter([game("again", 3)]))
+    assert logged(tmp_path / "unscored") == {"step_000003.jsonl": [game("again", 3)]}
+
+
 def test_a_write_that_is_killed_leaves_the_games_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

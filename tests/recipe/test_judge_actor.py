@@ -25,7 +25,7 @@ from medical_team.judges.settings import (
 )
 from medical_team.medical_judge import JudgeError, JudgeQuery
 from recipe.medical_selfplay.judge_actor import JudgeReport, _options, judge_actor
-from recipe.medical_selfplay.replay_buffer import JudgeLostError, _judge_report
+from recipe.medical_selfplay.replay_buffer import JudgeLostError, _check, _judge_report
 
 CALIBRATION = Path(__file__).resolve().parents[2] / "data" / "sample" / "judge_reference.json"
 REFERENCE = ReferenceSettings(calibration=str(CALIBRATION))
@@ -101,6 +101,9 @@ def test_every_worker_finds_the_same_judge_and_its_counts(
     assert cost.batch_size >= 1
     assert ray.get(second.report.remote()) == JudgeReport(2, 0, None, None)
     assert ray.get(second.report.remote()) == JudgeReport(0, 0, None, None)
+    ray.get(first.keep_unscored.remote("a record"))
+    assert ray.get(second.report.remote()).games == ("a record",)
+    assert ray.get(second.report.remote()).games == ()
 
 
 def test_a_judge_that_cannot_be_reached_is_an_outage_that_stops_the_run(
@@ -109,7 +112,7 @@ def test_a_judge_that_cannot_be_reached_is_an_outage_that_stops_the_run(
     settings = unreachable()
     assert settings.urls[0] in outage_of(actor(settings))
     with pytest.raises(JudgeLostError, match="out of order"):
-        _judge_report(max_unscored=1.0)
+        _check(_judge_report(), max_unscored=1.0)
 
 
 def test_a_judge_that_cannot_be_made_stops_the_run_with_the_reason(
@@ -120,7 +123,7 @@ def test_a_judge_that_cannot_be_made_stops_the_run_with_the_reason(
     )
     assert "nowhere" in outage_of(actor(missing))
     with pytest.raises(JudgeLostError, match="could not be started"):
-        _judge_report(max_unscored=1.0)
+        _check(_judge_report(), max_unscored=1.0)
 
 
 @pytest.mark.parametrize("allow", [False, True])
@@ -167,10 +170,12 @@ def test_too_many_unscored_games_stop_the_run(
     )
     handle = actor(settings)
     assert all("judge.max_prompt_tokens is 1" in str(one) for one in ask(handle, *"abc"))
-    assert _judge_report(max_unscored=0.5).unscored == 3  # too few to say anything
+    report = _judge_report()
+    _check(report, max_unscored=0.5)
+    assert report.unscored == 3  # too few to say anything
     ask(handle, *"abcd")
     with pytest.raises(JudgeLostError, match=r"4 of 4 games.*judge\.max_unscored=0\.5.*prompt has"):
-        _judge_report(max_unscored=0.5)
+        _check(_judge_report(), max_unscored=0.5)
 
 
 def test_replicas_share_the_queue(actor: Callable[..., ray.actor.ActorHandle]) -> None:

@@ -4,6 +4,7 @@ const EMPTY = {
   q: "", run: "", part: "", from: "", to: "", type: "", error: "", outcome: "", opponent: "", case: "", row: "", attack: "",
   role: "assessor", min: "", max: "", only: "", sort: "played",
 };
+const PARTS = { train: "training", val: "validation", unscored: "no verdict" };
 const ONLY = {
   forfeit: ["forfeits", (i) => games.column.forfeit[i] !== null],
   archived: ["archived attacks", (i) => games.column.opponent[i] === "archive"],
@@ -128,7 +129,7 @@ function buildFilters(changed) {
   const numeric = (name, label, hint) => h("input", { type: "number", name, id: `filter-${name}`, "aria-label": label, placeholder: hint, step: "any" });
   const fields = h("div", { class: "fields" },
     DATA.runs.length > 1 && choice("run", "Run", DATA.runs.map((run, i) => [String(i), `${i ? "compared" : "first"}: ${run.name}`])),
-    choice("part", "Games of", [["train", "training"], ["val", "validation"]]),
+    choice("part", "Games of", distinct("partition").map((value) => [value, PARTS[value]])),
     h("fieldset", null, h("legend", null, "Steps"), h("div", null,
       numeric("from", "first step", games.count ? String(steps[0]) : "from"), "to", numeric("to", "last step", games.count ? String(steps[1]) : "to"))),
     choice("type", "Game type", plain("type")),

@@ -2,7 +2,7 @@
 
 const OUTCOME_WORDS = {
   found: "Error found", passed: "Clean note passed", "wrong sentence": "Wrong sentence", missed: "Error missed",
-  "false alarm": "False alarm", "broken format": "Broken format", undecided: "Undecided", forfeit: "Forfeit",
+  "false alarm": "False alarm", "broken format": "Broken format", undecided: "Undecided", forfeit: "Forfeit", unscored: "No verdict",
 };
 
 function diffed(segments, side, terms) {
@@ -78,7 +78,7 @@ function turnOf(game, turn, title, outcome, identified, terms) {
   const kind = turn.outcome === "win" ? "good" : turn.outcome === "loss" ? "bad" : "even";
   const head = h("h3", null, title,
     outcome ? h("span", { class: `badge ${GLYPHS[outcome]?.[1] ?? ""}` }, OUTCOME_WORDS[outcome] ?? outcome) : null,
-    h("span", { class: `badge ${kind}` }, `${words(turn.outcome)}, reward ${signed(turn.reward)}`),
+    game.unscored === null ? h("span", { class: `badge ${kind}` }, `${words(turn.outcome)}, reward ${signed(turn.reward)}`) : null,
     turn.trained ? null : h("span", { class: "badge" }, "not trained"));
   const said_ = [];
   if (turn.violation !== null) said_.push(h("p", { class: "said" }, h("strong", null, "Broken format: "), said(turn.violation, terms)));
@@ -110,7 +110,7 @@ function yesNo(value) {
 
 function labelsOf(game) {
   const labels = game.labels;
-  if (!labels) return h("section", null, h("h3", null, "Labels"), h("p", { class: "quiet" }, game.forfeit ? "None: a forfeit is decided without the judge." : "None: the game was not judged."));
+  if (!labels) return h("section", null, h("h3", null, "Labels"), h("p", { class: "quiet" }, game.forfeit ? "None: a forfeit is decided without the judge." : ["None: the judge gave no verdict, so nothing of this game was trained. ", said(game.unscored)]));
   const probability = (p) => (p === null || p === undefined ? h("td", { class: "quiet" }, "–") : h("td", { class: "num" },
     h("meter", { min: "0", max: "1", value: String(p), "aria-hidden": "true" }), p.toFixed(3)));
   const several = labels.error_identified.length > 1;
@@ -170,7 +170,7 @@ async function renderGame(i) {
         button("Copy JSON", "copy the record", (event) => copy(JSON.stringify(record, null, 2), event.currentTarget)))),
     h("div", { class: "crumbs num" },
       DATA.runs.length > 1 ? h("span", null, said(DATA.runs[column.run[i]].name)) : null,
-      h("span", null, column.partition[i] === "val" ? "validation" : "training", `, step ${game.step}`),
+      h("span", null, `${PARTS[column.partition[i]]}, step ${game.step}`),
       h("span", null, words(game.game_type)), h("span", null, said(words(game.error_type), terms)), h("span", null, "case ", said(game.case_id, terms)),
       game.opponent === "fresh" ? null : h("span", null, game.opponent === "archive" ? "archived attack" : `opponent ${words(game.opponent)}`),
       h("span", null, `rollout ${game.session}`), h("span", null, h("a", { href: address("games", column.id[i], EMPTY) }, said(column.id[i], terms)))),

@@ -3,7 +3,7 @@
 const ROW = 78;
 const GLYPHS = {
   found: ["✓", "good"], passed: ["✓", "good"], "wrong sentence": ["≈", "even"], missed: ["✗", "bad"],
-  "false alarm": ["!", "bad"], "broken format": ["⌀", "bad"], undecided: ["?", "even"], forfeit: ["–", ""],
+  "false alarm": ["!", "bad"], "broken format": ["⌀", "bad"], undecided: ["?", "even"], forfeit: ["–", ""], unscored: ["∅", ""],
 };
 const drawn = new Map();
 let active = -1; // place in the list
@@ -44,7 +44,7 @@ function listRow(place) {
     },
   },
   h("div", { class: "line" }, badges(column.outcomes[i]), h("span", { class: "num" },
-    `${DATA.runs.length > 1 ? (column.run[i] ? "compared, " : "first, ") : ""}${column.partition[i] === "val" ? "validation, " : ""}step ${column.step[i]}`)),
+    `${DATA.runs.length > 1 ? (column.run[i] ? "compared, " : "first, ") : ""}${column.partition[i] === "train" ? "" : `${PARTS[column.partition[i]]}, `}step ${column.step[i]}`)),
   h("div", { class: "preview", dir: "auto" }, said(column.preview[i], termsOf(filters.q))),
   h("div", { class: "line" }, h("span", { class: "what" }, said(kind.filter(Boolean).join(" · "))), h("span", { class: "num" }, rewardsOf(i))));
   node.classList.toggle("active", place === active);

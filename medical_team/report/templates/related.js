@@ -30,7 +30,7 @@ function meanOf(values) {
 // The rollouts that were played of one row in one step: what group-relative advantages compare.
 function groupOf(i) {
   const { column } = games;
-  const own = (at) => ["run", "partition", "step", "uid"].every((name) => column[name][at] === column[name][i]);
+  const own = (at) => ["run", "step", "uid"].every((name) => column[name][at] === column[name][i]);
   const found = column.id.map((_, at) => at).filter(own).sort((a, b) => column.session[a] - column.session[b]);
   if (found.length < 2) return null;
   const roles = ["attacker", "assessor"].filter((role) => found.some((at) => column[role][at] !== null));

@@ -12,9 +12,10 @@ import pytest
 from medical_team.game_record import GameRecord, Labels
 from medical_team.report.page import build_report, write_page
 from report_reader import KEY, Reader
-from report_runs import CLEAN, attacked, vanilla, write_run
+from report_runs import CLEAN, attacked, left_out, vanilla, write_run
 
 MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
@@ -168,6 +169,36 @@ def test_what_the_filters_leave_can_be_downloaded_as_it_was_logged(
 def test_the_judges_doubts_come_first_where_asked(reader: Reader, page: Path) -> None:
     reader.open(page, "view=games&part=train&from=2&sort=unsure").open_game(0)
     assert "unsure" in reader.text("#game .crumbs")
+
+
+def test_games_without_a_verdict_are_there_with_the_reason(reader: Reader, tmp_path: Path) -> None:
+    reason = "the prompt has <b>9000</b> tokens"
+    metrics = {1: {"training/global_step": 1, "attacker/reward": 0.5, "judge/unscored": 3}}
+    run = write_run(
+        tmp_path / "run",
+        games=[rollout(0, "right")],
+        unscored=[left_out(reason, uid="row-g", session=1), left_out("odd", uid="row-h")],
+        metrics=metrics,
+    )
+    write_page(build_report(run, now=NOW), tmp_path / "index.html")
+    reader.open(tmp_path / "index.html")
+    assert "1 training games" in reader.text("#overview .lede")
+    assert "1 unscored games are in no log" in reader.text("#overview .lede")
+    reader.js("document.querySelector('#overview .lede a').click()")
+    reader.until(lambda: reader.js("return document.querySelector('#games.current') !== null"))
+    assert reader.count() == 2
+    reader.open_game(0)
+    shown = reader.text("#game")
+    assert reason in shown and "No verdict" in shown and "not trained" in shown
+    assert "reward" not in reader.text("#game .turn")
+    # It is one of the rollouts of its row, and counts in no mean.
+    rows = "return [...document.querySelectorAll('#game .rollouts tbody tr')].map(" \
+        "(row) => [...row.children].slice(-4).map((cell) => cell.textContent))"  # fmt: skip
+    assert reader.js(rows) == [[f"{MINUS}1", "0", "+1", "0"], [NONE] * 4]
+    # Nothing of it reaches the curves.
+    found = build_report(run, now=NOW).runs[0].by_step[1]
+    assert found["games/train/error_type/diagnosis/accuracy"] == 1
+    assert not [key for key in found if "unscored" in key and key.startswith("games/")]
 
 
 def test_reasoning_is_printed(reader: Reader, page: Path) -> None:
