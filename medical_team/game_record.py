@@ -24,6 +24,8 @@ ARCHIVE = "archive"
 # The folder of games without a verdict, beside those of training and validation.
 UNSCORED = "unscored"
 
+# Fields, with a default, that logs of earlier versions lack.
+_ADDED: Final = {"unscored"}
 # Pydantic would otherwise take a record that is there already as it is.
 _CHECKED: Final = {"revalidate_instances": "always"}
 _GAME_TYPES: Final = frozenset(kind.value for kind in GameType)
@@ -343,7 +345,7 @@ def _fields(kind: type[Any], data: Any, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{where} is {type(data).__name__}, expected an object")
     known = {item.name for item in fields(kind)}
-    if missing := sorted(known - data.keys()):
+    if missing := sorted(known - data.keys() - _ADDED):
         raise ValueError(f"{where} lacks {', '.join(missing)}; it was written by another version")
     if unknown := sorted(data.keys() - known):
         raise ValueError(

@@ -146,6 +146,13 @@ def test_every_turn_needs_its_cost_and_its_reward(name: str, play: Play) -> None
         recorded(play(GameType.VANILLA_BENIGN, None), **{name: []})
 
 
+def test_a_log_from_before_a_field_was_added_is_read(play: Play) -> None:
+    record = recorded(play(GameType.VANILLA_BENIGN, None))
+    old = json.loads(record.to_json())
+    assert old.pop("unscored") is None
+    assert GameRecord.from_json(json.dumps(old)) == record
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
