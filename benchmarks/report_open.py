@@ -1,9 +1,11 @@
 """How long a report takes to open, beside a plain page of the same games.
 
-Both pages hold the same games of the sample clinic, whole: prompts, notes, reasoning, answers,
-labels, rewards. Ours draws the rows in view and unpacks a game when it is opened; the plain page is
-what a logger writes that renders every game at once, each folded in a <details>. Both are opened in
-turns by a headless Chromium, from a file, and the median counts.
+Both pages hold the same games, whole: full prompts, notes, reasoning, answers, labels, rewards. The
+cases are the sample clinic's, or those of a MEDEC file (``--data``); the reasoning is of words that
+are drawn from all notes, as many as ``--words`` says, which packs worse than a model's. Ours draws
+the rows in view and unpacks a game when it is opened; the plain page is what a logger writes that
+renders every game at once, each folded in a <details>. Both are opened in turns by a headless
+Chromium, from a file, and the median counts.
 
 "Open" is the time from the start of the navigation until the list of games is drawn: the page has
 loaded, its scripts have run and two frames have passed. "Game" is the time from the click on a game
@@ -17,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,9 +38,11 @@ from medical_team.atomic_files import replacing
 from medical_team.game_record import GameRecord, JudgeCost, Labels, TurnRecord
 from medical_team.medec import Case, read_medec
 from medical_team.medical_game_manager import GameType, Role
+from medical_team.prompts import AttackMode, PromptStyle, assessor_messages, attacker_messages
 from medical_team.report.page import build_report, write_page
 
 ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "data/sample/train.csv"
 QUICK_GAMES = 500
 GAMES_A_STEP = 256
 ROLLOUTS = 8
@@ -102,29 +108,31 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_GAMES} games, opened once")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--games", type=int, default=20_000, help="number of games")
+    parser.add_argument("--data", type=Path, default=SAMPLE, help="MEDEC file with the cases")
+    parser.add_argument("--words", type=int, default=60, help="words of each turn's reasoning")
     parser.add_argument("--repeats", type=int, default=3, help="how often each page is opened")
     args = parser.parse_args()
     if missing := missing_browser():
         print(f"error: {missing}", file=sys.stderr)
         return 2
-    if args.games < 10 or args.repeats < 1:
-        parser.error("--games must be at least 10 and --repeats at least 1")
+    if args.games < 10 or args.repeats < 1 or args.words < 1:
+        parser.error("--games must be at least 10, --repeats and --words at least 1")
     count = QUICK_GAMES if args.quick else args.games
     with tempfile.TemporaryDirectory() as folder:
-        pages = write_pages(Path(folder), count)
+        pages = write_pages(Path(folder), some_games(count, args.data, args.words))
         figures = measure(pages, 1 if args.quick else args.repeats)
     show(figures, count)
     ratio = figures["plain"]["open"] / figures["ours"]["open"]
     if args.json:
         with replacing(args.json) as stream:
-            json.dump({"games": count, "figures": figures, "ratio": ratio}, stream, indent=2)
+            settings = {"games": count, "data": args.data.name, "words": args.words}
+            json.dump({**settings, "figures": figures, "ratio": ratio}, stream, indent=2)
     print(f"ratio: {ratio:.2f}")
     return 0
 
 
-def write_pages(folder: Path, count: int) -> dict[str, Path]:
+def write_pages(folder: Path, games: list[GameRecord]) -> dict[str, Path]:
     """Writes both pages of the same games."""
-    games = some_games(count)
     run = folder / "run"
     for step in sorted({game.step for game in games}):
         path = run / "games" / "train" / f"step_{step:06d}.jsonl"
@@ -137,13 +145,22 @@ def write_pages(folder: Path, count: int) -> dict[str, Path]:
     return {"ours": ours, "plain": plain}
 
 
-def some_games(count: int) -> list[GameRecord]:
-    """Attacks on the sample's training cases, each read by one assessor."""
-    cases = list(read_medec(ROOT / "data/sample/train.csv", "train"))
-    return [a_game(cases[number // ROLLOUTS % len(cases)], number) for number in range(count)]
+def some_games(count: int, data: Path, words: int) -> list[GameRecord]:
+    """Attacks on a file's cases, each read by one assessor."""
+    cases = list(read_medec(data, "train"))
+    known = [word for case in cases for text in case.error_sentences for word in text.split()]
+    rng = random.Random(0)
+    return [
+        a_game(
+            cases[number // ROLLOUTS % len(cases)],
+            number,
+            [" ".join(rng.choices(known, k=words)) for _ in Role],
+        )
+        for number in range(count)
+    ]
 
 
-def a_game(case: Case, number: int) -> GameRecord:
+def a_game(case: Case, number: int, thoughts: Sequence[str]) -> GameRecord:
     """One adversarial game; the number makes its texts differ from the others'."""
     place = case.error_sentence_id
     clean = [*case.error_sentences]
@@ -151,9 +168,9 @@ def a_game(case: Case, number: int) -> GameRecord:
     wrong = f"{case.error_sentence} Seen {number} times."
     note = [*clean]
     note[place] = wrong
-    numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(note))
-    reasoning = " ".join(
-        f"Sentence {i} of {number} is looked at: {text}" for i, text in enumerate(note)
+    prompts = (
+        attacker_messages(clean, place, AttackMode.EDIT, PromptStyle.FULL),
+        assessor_messages(note, PromptStyle.FULL),
     )
     found = number % 3 > 0
     attack = f"Sentence: {place}\nRewrite: {wrong}"
@@ -161,7 +178,7 @@ def a_game(case: Case, number: int) -> GameRecord:
     turns = tuple(
         TurnRecord(
             role=role,
-            prompt=f"<|user|>{role}\n{numbered}<|end|><|assistant|><think>",
+            prompt="\n".join(message["content"] for message in prompt),
             response=f"{reasoning}\n</think>\n<answer>\n{answer}\n</answer>",
             reasoning=reasoning,
             answer=answer,
@@ -177,7 +194,9 @@ def a_game(case: Case, number: int) -> GameRecord:
             seconds=1.5,
             nll=0.2,
         )
-        for role, answer in ((Role.ATTACKER, attack), (Role.ASSESSOR, verdict))
+        for role, answer, prompt, reasoning in zip(
+            (Role.ATTACKER, Role.ASSESSOR), (attack, verdict), prompts, thoughts, strict=True
+        )
     )
     return GameRecord(
         step=number // GAMES_A_STEP + 1,
