@@ -32,7 +32,7 @@ from medical_team.report.summary import (
 from medical_team.report.terminal_text import visible
 
 _PACKAGE: Final = "medical_team.report"
-_SCRIPTS: Final = ("text", "data", "charts", "filters", "list", "related", "game", "main")
+_SCRIPTS: Final = ("text", "data", "charts", "flips", "filters", "list", "related", "game", "main")
 
 # Nothing is loaded from anywhere and no text ever becomes markup: a hostile game would have to pass
 # both of these as well as textContent, by which all data enters the page.

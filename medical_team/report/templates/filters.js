@@ -16,7 +16,12 @@ const ONLY = {
   judged: ["labelled by the judge", (i) => ![null, "gold", "archive"].includes(games.column.judge[i])],
   broken: ["a broken format", (i) => games.column.broken[i]],
   untrained: ["a turn that is not trained", (i) => games.column.untrained[i]],
+  gained: ["fixed notes: right now, wrong at the validation before", flipped("before", 1)],
+  lost: ["fixed notes: wrong now, right at the validation before", flipped("before", -1)],
+  better: ["fixed notes: right here, wrong in the other run", flipped("other", 1)],
+  worse: ["fixed notes: wrong here, right in the other run", flipped("other", -1)],
 };
+const OF_TWO_RUNS = new Set(["better", "worse"]);
 const SORTS = {
   played: ["as played", null],
   latest: ["latest step first", (i) => -games.column.step[i]],
@@ -139,7 +144,7 @@ function buildFilters(changed) {
     h("fieldset", null, h("legend", null, "Reward"), h("div", null,
       h("select", { name: "role", id: "filter-role", "aria-label": "whose reward" }, ["assessor", "attacker"].map((role) => h("option", { value: role }, role))),
       numeric("min", "least reward", "least"), "to", numeric("max", "most reward", "most"))),
-    choice("only", "Only", Object.entries(ONLY).map(([name, [label]]) => [name, label]), "all games"),
+    choice("only", "Only", Object.entries(ONLY).filter(([name]) => DATA.runs.length > 1 || !OF_TWO_RUNS.has(name)).map(([name, [label]]) => [name, label]), "all games"),
     choice("sort", "Order", Object.entries(SORTS).map(([name, [label]]) => [name, label]), null),
   );
   const toggle = h("button", { type: "button", id: "toggle-fields", "aria-expanded": "false", click: () => {

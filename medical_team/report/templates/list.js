@@ -115,11 +115,12 @@ function showList(done, share = 1) {
   if (toggle) toggle.textContent = on.length ? `Filters (${on.length})` : "Filters";
 }
 
-// The listed games in the order of the list, a record a line, with the report's id.
+// The listed games as they were played, a record a line, with the report's id. In another order each block would be
+// unpacked again and again.
 async function download(button) {
   button.disabled = true;
   const lines = [];
-  for (const i of [...listed]) {
+  for (const i of [...listed].sort((a, b) => a - b)) {
     const game = recordOf(await gameOf(i));
     lines.push(`${JSON.stringify({ id: games.column.id[i], partition: games.column.partition[i], ...game })}\n`);
   }

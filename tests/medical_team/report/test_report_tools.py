@@ -201,6 +201,42 @@ def test_games_without_a_verdict_are_there_with_the_reason(reader: Reader, tmp_p
     assert not [key for key in found if "unscored" in key and key.startswith("games/")]
 
 
+def validated(said: str, step: int, case: str, **changes: object) -> GameRecord:
+    return vanilla(said, error=False, step=step, case_id=case, **changes)
+
+
+def test_notes_that_a_validation_got_right_and_another_wrong_are_found(
+    reader: Reader, tmp_path: Path
+) -> None:
+    good, bad = "Safe", "Harmful"
+    said = {"kept": (good, good), "won": (bad, good), "lost": (good, bad)}
+    val = [validated(one[n], 8 * n, case) for n in (0, 1) for case, one in said.items()]
+    # Two notes that cannot be told apart, and an attack, which is another note each time.
+    val += [validated(one, 8 * n, "twice") for n, one in enumerate((good, bad)) for _ in range(2)]
+    val += [attacked(one, step=8 * n, uid="f") for n, one in enumerate(("right", "safe"))]
+    first = write_run(tmp_path / "first", val=val)
+    second = write_run(
+        tmp_path / "second", val=[validated(bad, 8, "kept"), validated(bad, 8, "lost")]
+    )
+    write_page(build_report(first, now=NOW, compare=second), tmp_path / "index.html")
+    for only, run, expected in (
+        ("gained", "", ["won"]),
+        ("lost", "", ["lost"]),
+        ("better", "0", ["kept"]),
+        ("worse", "1", ["kept"]),
+        ("better", "1", []),
+    ):
+        reader.open(tmp_path / "index.html", f"view=games&only={only}&run={run}")
+        assert reader.count() == len(expected), only
+        for place, case in enumerate(expected):
+            reader.open_game(place)
+            assert f"case {case}" in reader.text("#game .crumbs")
+            assert "step 8" in reader.text("#game .crumbs")
+    write_page(build_report(first, now=NOW), tmp_path / "alone.html")
+    reader.open(tmp_path / "alone.html", "view=games")
+    assert not [one for one in reader.all("#filter-only option") if "other run" in one]
+
+
 def test_reasoning_is_printed(reader: Reader, page: Path) -> None:
     reader.open(page, "view=games").open_game(0)
     opened = "return document.querySelectorAll('#game details.reasoning[open]').length"
