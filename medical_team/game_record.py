@@ -21,8 +21,8 @@ from medical_team.rewards import TurnReward
 
 FRESH = "fresh"
 ARCHIVE = "archive"
-# The folder of games without a verdict, beside those of training and validation.
-UNSCORED = "unscored"
+# Where the games without a verdict of training and of validation are logged.
+UNSCORED: Final = {"train": "unscored_train", "val": "unscored_val"}
 
 # Fields, with a default, that logs of earlier versions lack.
 _ADDED: Final = {"unscored"}
@@ -123,7 +123,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class GameRecord:
-    """One finished game.
+    """One played game.
 
     Attributes:
         step: the trainer's step for which the game was started.
@@ -136,7 +136,7 @@ class GameRecord:
         note: the note the assessors read, ``None`` after a forfeit.
         changed_ids: its sentences that differ from the clean note.
         forfeit: why the attacker forfeited, or ``None``.
-        labels: the labels, ``None`` after a forfeit.
+        labels: the labels, ``None`` after a forfeit and without a verdict.
         judge: what judging took.
         turns: the turns, in order; the index is that of the trainer's trajectory.
         opponent: whose note the assessors read: ``fresh`` for the attacker of the step or a gold
@@ -211,7 +211,7 @@ def record_game(
         uid: the trainer's row id.
         session: which of the row's rollouts.
         costs: one for each turn.
-        verdict: the labels, ``None`` after a forfeit.
+        verdict: the labels, ``None`` after a forfeit or where there is none.
         judge: what judging took.
         rewards: one for each turn.
         opponent: whose note the assessors read.
@@ -327,6 +327,8 @@ def _check(record: GameRecord) -> None:
                     f"changed_ids holds {index}, expected sentences of the note, from 0 to"
                     f" {len(record.note) - 1}"
                 )
+    if record.unscored is not None and (record.labels is not None or record.forfeit is not None):
+        raise ValueError("unscored says why there is no verdict, but there are labels or a forfeit")
     if record.labels is not None:
         assessors = sum(turn.role is Role.ASSESSOR for turn in record.turns)
         if len(record.labels.error_identified) != assessors:

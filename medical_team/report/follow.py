@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from medical_team.game_record import GameRecord
-from medical_team.report.game_files import PARTITIONS, game_files, game_of
+from medical_team.report.game_files import PLAYED, game_files, game_of
 from medical_team.report.metric_files import METRIC_FILES, metric_entry, trained
 from medical_team.report.run_config import CONFIG, ConfigError, read_config
 
@@ -169,15 +169,17 @@ class RunFollower:
             self._folder,
             self._config,
             {step: by_step[step] for step in sorted(by_step)},
-            played.get(PARTITIONS[0]),
-            played.get(PARTITIONS[1]),
+            played.get(PLAYED[0]),
+            played.get(PLAYED[1]),
             sum(file.damaged for file in files),
             max(times, default=None),
         )
 
     def _follow_games(self) -> None:
         """Follows the newest file of each partition, beginning anew where that is another one."""
-        newest = {file.partition: file for file in game_files(self._folder)}
+        newest = {
+            file.partition: file for file in game_files(self._folder) if file.partition in PLAYED
+        }
         for partition in self._games.keys() - newest.keys():
             del self._games[partition]
         for partition, file in newest.items():

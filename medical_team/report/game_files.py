@@ -10,7 +10,8 @@ from typing import Final
 from medical_team.game_record import UNSCORED, GameRecord
 from medical_team.report.metric_files import plain_errors
 
-PARTITIONS: Final = ("train", "val", UNSCORED)
+PLAYED: Final = ("train", "val")
+PARTITIONS: Final = (*PLAYED, *UNSCORED.values())
 _PREFIX: Final = "step_"
 
 
@@ -19,7 +20,7 @@ class GameFile:
     """The games of one step.
 
     Attributes:
-        partition: ``train``, ``val`` or ``unscored``.
+        partition: ``train``, ``val``, or games without a verdict of either.
         step: the trainer's step.
         path: the file.
     """

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from medical_team.game_record import UNSCORED, GameRecord
-from medical_team.report.game_files import GameFile, each_game
+from medical_team.game_record import GameRecord
+from medical_team.report.game_files import PLAYED, GameFile, each_game
 from medical_team.report.game_view import GameView, Outcome, game_view
 from medical_team.report.packing import block, coded
 from medical_team.report.run_data import Run, counted
@@ -71,9 +71,9 @@ class GamePack:
             if self._chosen is None or (
                 self.played < len(self._chosen) and self._chosen[self.played]
             ):
-                self._show(view, number, file.partition)
+                self._show(view, number, file)
             self.played += 1
-        if games and file.partition != UNSCORED:
+        if games and file.partition in PLAYED:
             run.by_step.setdefault(file.step, {}).update(counted(file.partition, games))
         return games
 
@@ -91,15 +91,16 @@ class GamePack:
         names = [outcome.value for outcome in Outcome]
         return block({"columns": columns, "outcomes": names, "per_block": _BLOCK})
 
-    def _show(self, view: GameView, number: int, partition: str) -> None:
-        row = view.row
-        name = f"{partition}-{row['step']}-{row['uid'][:8]}-{row['session']}"
+    def _show(self, view: GameView, number: int, file: GameFile) -> None:
+        # In the asynchronous modes a game is trained in a later step than it was started for.
+        row = {**view.row, "partition": file.partition, "step": file.step}
+        name = f"{file.partition}-{file.step}-{row['uid'][:8]}-{row['session']}"
         if number:
             name = f"compared-{name}"
         self._names[name] += 1
         if self._names[name] > 1:
             name = f"{name}-{self._names[name]}"
-        self._rows.append({**row, "id": name, "run": number, "partition": partition})
+        self._rows.append({**row, "id": name, "run": number})
         self._waiting.append(view.detail)
         self.shown += 1
         if len(self._waiting) == _BLOCK:

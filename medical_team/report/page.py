@@ -115,7 +115,7 @@ def build_report(
                 "counts": count,
                 "notes": shortened(run.notes),
                 "damaged": len(run.notes),
-                "unlogged": unlogged(run.by_step, count[UNSCORED]),
+                "unlogged": unlogged(run.by_step, count[UNSCORED["train"]]),
                 "first": min(run.by_step, default=None),
                 "last": max(run.by_step, default=None),
             }

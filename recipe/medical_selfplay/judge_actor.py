@@ -47,7 +47,7 @@ class JudgeReport:
         unscored: games that it gave no verdict for.
         outage: why no game can be judged at all, or ``None``.
         last_error: why the last unscored game was not judged.
-        games: the records of games that were left unscored, each as a line of JSON.
+        games: the records of those that it gave no verdict for, each as a line of JSON.
     """
 
     asked: int
@@ -55,6 +55,15 @@ class JudgeReport:
     outage: str | None
     last_error: str | None
     games: tuple[str, ...] = ()
+
+    def after(self, earlier: JudgeReport) -> JudgeReport:
+        """Both reports as one; the games of neither."""
+        return JudgeReport(
+            earlier.asked + self.asked,
+            earlier.unscored + self.unscored,
+            self.outage or earlier.outage,
+            self.last_error or earlier.last_error,
+        )
 
 
 class JudgeActor:
@@ -108,18 +117,17 @@ class JudgeActor:
                 return await self._queue.judge(query)
         except JudgeUnavailableError as error:
             self._outage = str(error)
-        except JudgeError as error:
-            self._unscored += 1
-            self._last_error = str(error)
-            raise
         return await asyncio.Future()
 
-    async def keep_unscored(self, record: str) -> None:
+    async def keep_unscored(self, record: str, reason: str) -> None:
         """Takes a game without a verdict, for the next report.
 
         Args:
             record: a :class:`~medical_team.game_record.GameRecord` as JSON.
+            reason: why there is no verdict.
         """
+        self._unscored += 1
+        self._last_error = reason
         self._games.append(record)
 
     async def report(self) -> JudgeReport:
@@ -131,10 +139,6 @@ class JudgeActor:
         self._last_error = None
         self._games = []
         return report
-
-    async def outage(self) -> str | None:
-        """Why no game can be judged at all, or ``None``."""
-        return self._outage
 
     async def _verify(self) -> None:
         """Holds the judge against its calibration, once it can say who it is."""

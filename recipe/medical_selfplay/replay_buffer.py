@@ -7,6 +7,7 @@ the batch is logged.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,7 @@ from recipe.medical_selfplay.trajectory_id import TrajectoryId
 
 _log = logging.getLogger(__name__)
 _TRAIN = "train"
+_NOTHING = JudgeReport(0, 0, None, None)
 _FEW = 4  # fewer unscored games say nothing about the judge
 
 
@@ -64,14 +66,25 @@ class _GameSampling:
         self._balance_truth = bool(sampler_kwargs.balance_truth)
         self._rollouts = int(sampler_kwargs.rollouts)
         self._max_unscored = float(sampler_kwargs.max_unscored)
+        self._heard = _NOTHING
+        self._batch_games = math.inf
 
     def sample(
         self, global_steps: int, partition_id: str, batch_size: int
     ) -> tuple[KVBatchMeta, dict[str, float]]:
         """Samples as verl does, then labels the rows and logs their games."""
-        batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
-        report = _judge_report()
-        self._log.write(UNSCORED, global_steps, map(GameRecord.from_json, report.games))
+        self._batch_games = batch_size * self._rollouts
+        try:
+            batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
+        except JudgeLostError:
+            raise
+        except RuntimeError:
+            # That there is nothing to sample may be the judge's doing, which then says more.
+            self._hear(global_steps, partition_id)
+            _check(self._heard, self._max_unscored)
+            raise
+        self._hear(global_steps, partition_id)
+        report, self._heard = self._heard, _NOTHING
         _check(report, self._max_unscored)
         if not batch.keys:
             raise RuntimeError(
@@ -115,14 +128,27 @@ class _GameSampling:
         return batch, metrics
 
     def _terminal_eviction_reasons(self, global_steps: int, partition_id: str) -> Any:
-        """Part of every poll: a judge that is gone stops the run, whose games wait for it."""
+        """Part of every poll: a judge that is gone stops the run, whose games wait for it.
+
+        So does one that fails again and again. In the asynchronous modes verl plays such games
+        anew, so that a batch would never be full.
+        """
+        self._hear(global_steps, partition_id)
+        _stop_if_lost(self._heard.outage)
+        if self._heard.asked >= self._batch_games:
+            _check(self._heard, self._max_unscored)
+        return super()._terminal_eviction_reasons(global_steps, partition_id)  # type: ignore[misc]
+
+    def _hear(self, step: int, partition_id: str) -> None:
+        """Takes over what the judge did since the last time, and logs what it left unscored."""
         try:
             judge = _judge()
         except ValueError:  # no reward worker has started it yet
-            judge = None
-        if judge is not None:
-            _stop_if_lost(ray.get(judge.outage.remote()))
-        return super()._terminal_eviction_reasons(global_steps, partition_id)  # type: ignore[misc]
+            return
+        report: JudgeReport = ray.get(judge.report.remote())
+        self._heard = report.after(self._heard)
+        games = map(GameRecord.from_json, report.games)
+        self._log.write(UNSCORED[partition_id], step, games)
 
     def _identify(
         self, key: str, record: GameRecord, baselines: Mapping[tuple[str, int, int], float]
@@ -194,12 +220,6 @@ def _judge() -> ray.actor.ActorHandle:
     return ray.get_actor(JUDGE)
 
 
-def _judge_report() -> JudgeReport:
-    """What the judge did since the last batch."""
-    report: JudgeReport = ray.get(_judge().report.remote())
-    return report
-
-
 def _check(report: JudgeReport, max_unscored: float) -> None:
     """Stops a run that cannot go on with its judge.
 
@@ -223,14 +243,14 @@ def _stop_if_lost(outage: str | None) -> None:
 
 
 class GameLog:
-    """``games/train``, ``games/val`` and ``games/unscored``: one file a step, one game a line.
+    """One file a step, one game a line, in a folder of ``games/`` for each kind of game.
 
     A step that is trained again after a resume replaces its file; files of later steps, which the
     killed run had sampled but never saved, are removed, so that the folder holds every game that
     was trained, once.
 
     Args:
-        folder: where the three lie.
+        folder: ``games/``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -239,6 +259,7 @@ class GameLog:
 
     def write(self, partition: str, step: int, games: Iterable[GameRecord]) -> None:
         """Adds games to a step's file, which is replaced as a whole; no games, no file."""
+        games = list(games)
         path = self._folder / partition / f"step_{step:06d}.jsonl"
         if not any(written.parent == path.parent for written in self._written):
             self._remove_from(path.parent, step)
@@ -247,7 +268,7 @@ class GameLog:
                 list, {p: g for p, g in self._written.items() if p.parent != path.parent}
             )
         self._written[path].extend(games)
-        if not self._written[path]:
+        if not games:
             return
         with replacing(path) as stream:
             stream.writelines(f"{game.to_json()}\n" for game in self._written[path])

@@ -70,9 +70,10 @@ class MedicalRewardManager(RewardManagerBase):
         try:
             verdict, cost = await self._verdict(played)
         except JudgeError as error:
+            reason = str(getattr(error, "cause", error))  # Ray's wrapper adds a traceback
             nothing = [TurnReward(0.0, False, "void")] * len(played.game.turns)
-            record = _recorded(played, nothing, unscored=str(error))
-            await self._judge.keep_unscored.remote(record.to_json())
+            record = _recorded(played, nothing, unscored=reason)
+            await self._judge.keep_unscored.remote(record.to_json(), reason)
             raise
         rewards = [
             reward

@@ -38,7 +38,7 @@ def write_run(
     (folder / "config.yaml").write_text(
         yaml.safe_dump(dict(CONFIG if config is None else config)), encoding="utf-8"
     )
-    for partition, records in (("train", games), ("val", val), ("unscored", unscored)):
+    for partition, records in (("train", games), ("val", val), ("unscored_train", unscored)):
         for game in records:
             path = folder / "games" / partition / f"step_{game.step:06d}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)

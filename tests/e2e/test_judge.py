@@ -251,9 +251,10 @@ def test_no_game_is_rewarded_from_a_failed_verdict(
         metrics = run.metrics()[step]
         assert metrics["game/lost"] == metrics["judge/unscored"] == 128 - len(games)
         assert metrics["judge/asked"] == len(judged) + metrics["judge/unscored"]
-        left_out = run.games("unscored").get(step, [])
+        left_out = run.games("unscored_train").get(step, [])
         assert len(left_out) == metrics["judge/unscored"]
         for game in left_out:
+            assert "Traceback" not in game["unscored"] and "\x1b" not in game["unscored"]
             assert game["unscored"] and game["labels"] is None
             assert not any(turn["trained"] or turn["reward"] for turn in game["turns"])
             assert (game["uid"], game["session"]) not in {(g["uid"], g["session"]) for g in games}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -144,6 +145,14 @@ def test_a_forfeit_is_recorded_without_note_and_labels(play: Play) -> None:
 def test_every_turn_needs_its_cost_and_its_reward(name: str, play: Play) -> None:
     with pytest.raises(ValueError, match="shorter"):
         recorded(play(GameType.VANILLA_BENIGN, None), **{name: []})
+
+
+def test_a_game_has_a_verdict_or_a_reason_why_not(play: Play) -> None:
+    record = replace(recorded(play(GameType.VANILLA_BENIGN, None)), unscored="odd")
+    with pytest.raises(ValueError, match="unscored says why there is no verdict, but there are"):
+        GameRecord.from_json(record.to_json())
+    left_out = replace(record, labels=None)
+    assert GameRecord.from_json(left_out.to_json()) == left_out
 
 
 def test_a_log_from_before_a_field_was_added_is_read(play: Play) -> None:

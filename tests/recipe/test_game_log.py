@@ -75,12 +75,12 @@ def test_a_resumed_run_holds_every_game_once(tmp_path: Path) -> None:
 
 
 def test_without_games_there_is_no_file_and_those_of_a_killed_run_go(tmp_path: Path) -> None:
-    GameLog(tmp_path).write("unscored", 3, [game("first", 3)])
+    GameLog(tmp_path).write("unscored_train", 3, [game("first", 3)])
     resumed = GameLog(tmp_path)
-    resumed.write("unscored", 2, [])
-    assert logged(tmp_path / "unscored") == {}
-    resumed.write("unscored", 3, iter([game("again", 3)]))
-    assert logged(tmp_path / "unscored") == {"step_000003.jsonl": [game("again", 3)]}
+    resumed.write("unscored_train", 2, [])
+    assert logged(tmp_path / "unscored_train") == {}
+    resumed.write("unscored_train", 3, iter([game("again", 3)]))
+    assert logged(tmp_path / "unscored_train") == {"step_000003.jsonl": [game("again", 3)]}
 
 
 def test_a_write_that_is_killed_leaves_the_games_before_it(

@@ -25,7 +25,7 @@ from medical_team.judges.settings import (
 )
 from medical_team.medical_judge import JudgeError, JudgeQuery
 from recipe.medical_selfplay.judge_actor import JudgeReport, _options, judge_actor
-from recipe.medical_selfplay.replay_buffer import JudgeLostError, _check, _judge_report
+from recipe.medical_selfplay.replay_buffer import JudgeLostError, _check
 
 CALIBRATION = Path(__file__).resolve().parents[2] / "data" / "sample" / "judge_reference.json"
 REFERENCE = ReferenceSettings(calibration=str(CALIBRATION))
@@ -70,7 +70,7 @@ def outage_of(actor: ray.actor.ActorHandle) -> str:
     """Why the judge is lost, once a game has been put to it; the game itself waits for ever."""
     actor.judge.remote(query("lost"))
     end = time.monotonic() + 60
-    while (found := ray.get(actor.outage.remote(), timeout=60)) is None:
+    while (found := ray.get(actor.report.remote(), timeout=60).outage) is None:
         assert time.monotonic() < end, "the judge was never lost"
         time.sleep(0.05)
     return str(found)
@@ -101,18 +101,19 @@ def test_every_worker_finds_the_same_judge_and_its_counts(
     assert cost.batch_size >= 1
     assert ray.get(second.report.remote()) == JudgeReport(2, 0, None, None)
     assert ray.get(second.report.remote()) == JudgeReport(0, 0, None, None)
-    ray.get(first.keep_unscored.remote("a record"))
-    assert ray.get(second.report.remote()).games == ("a record",)
-    assert ray.get(second.report.remote()).games == ()
+    ray.get(first.keep_unscored.remote("a record", "odd"))
+    assert ray.get(second.report.remote()) == JudgeReport(0, 1, None, "odd", ("a record",))
+    assert ray.get(second.report.remote()) == JudgeReport(0, 0, None, None)
 
 
 def test_a_judge_that_cannot_be_reached_is_an_outage_that_stops_the_run(
     actor: Callable[..., ray.actor.ActorHandle],
 ) -> None:
     settings = unreachable()
-    assert settings.urls[0] in outage_of(actor(settings))
+    handle = actor(settings)
+    assert settings.urls[0] in outage_of(handle)
     with pytest.raises(JudgeLostError, match="out of order"):
-        _check(_judge_report(), max_unscored=1.0)
+        _check(ray.get(handle.report.remote()), max_unscored=1.0)
 
 
 def test_a_judge_that_cannot_be_made_stops_the_run_with_the_reason(
@@ -121,9 +122,10 @@ def test_a_judge_that_cannot_be_made_stops_the_run_with_the_reason(
     missing = TransformersSettings(
         model=str(tmp_path / "nowhere"), device="cpu", allow_uncalibrated=True
     )
-    assert "nowhere" in outage_of(actor(missing))
+    handle = actor(missing)
+    assert "nowhere" in outage_of(handle)
     with pytest.raises(JudgeLostError, match="could not be started"):
-        _check(_judge_report(), max_unscored=1.0)
+        _check(ray.get(handle.report.remote()), max_unscored=1.0)
 
 
 @pytest.mark.parametrize("allow", [False, True])
@@ -153,29 +155,6 @@ def test_replicas_that_cannot_be_made_say_why_at_once(
         model=str(tmp_path / "nowhere"), device="cpu", allow_uncalibrated=True, replicas=2
     )
     assert "nowhere" in outage_of(actor(missing))
-
-
-def test_too_many_unscored_games_stop_the_run(
-    actor: Callable[..., ray.actor.ActorHandle], tmp_path: Path
-) -> None:
-    from recipe.medical_selfplay.tiny.random_models import write_random_model
-
-    write_random_model(tmp_path / "judge", "qwen3")
-    settings = TransformersSettings(
-        model=str(tmp_path / "judge"),
-        device="cpu",
-        dtype="float32",
-        max_prompt_tokens=1,
-        allow_uncalibrated=True,
-    )
-    handle = actor(settings)
-    assert all("judge.max_prompt_tokens is 1" in str(one) for one in ask(handle, *"abc"))
-    report = _judge_report()
-    _check(report, max_unscored=0.5)
-    assert report.unscored == 3  # too few to say anything
-    ask(handle, *"abcd")
-    with pytest.raises(JudgeLostError, match=r"4 of 4 games.*judge\.max_unscored=0\.5.*prompt has"):
-        _check(_judge_report(), max_unscored=0.5)
 
 
 def test_replicas_share_the_queue(actor: Callable[..., ray.actor.ActorHandle]) -> None:

@@ -68,7 +68,7 @@ function card(chart) {
   if (!lines.length) return null;
   const plot = h("div", {
     class: "plot", tabindex: "0", role: "img",
-    "aria-label": `${chart.title}: ${counted(lines.length, "line")}; arrow keys read the figures, Enter shows the games of the step, or open the table`,
+    "aria-label": `${chart.title}: ${counted(lines.length, "line")}; arrow keys read the figures, Enter then shows the games of that step; or open the table`,
   });
   const at = h("p", { class: "at", "aria-live": "polite" });
   const legend = h("div", { class: "legend" });

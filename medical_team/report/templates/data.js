@@ -59,7 +59,7 @@ async function searchableBlock(number, terms) {
   const found = JSON.parse(text).map((game, i) =>
     [
       games.column.id[first + i], game.uid, game.case_id, game.game_type, game.error_type, game.opponent,
-      game.attack_id, game.forfeit, game.source.join(" "), game.note?.join(" "), game.labels?.source,
+      game.attack_id, game.forfeit, game.source.join(" "), game.note?.join(" "), game.labels?.source, game.unscored,
       ...game.turns.flatMap((turn) => [turn.response, turn.violation]),
     ].join("\n").toLowerCase(),
   );

@@ -4,7 +4,7 @@ const EMPTY = {
   q: "", run: "", part: "", from: "", to: "", type: "", error: "", outcome: "", opponent: "", case: "", row: "", attack: "",
   role: "assessor", min: "", max: "", only: "", sort: "played",
 };
-const PARTS = { train: "training", val: "validation", unscored: "no verdict" };
+const PARTS = { train: "training", val: "validation", unscored_train: "training, no verdict", unscored_val: "validation, no verdict" };
 const ONLY = {
   forfeit: ["forfeits", (i) => games.column.forfeit[i] !== null],
   archived: ["archived attacks", (i) => games.column.opponent[i] === "archive"],

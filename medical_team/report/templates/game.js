@@ -108,9 +108,9 @@ function yesNo(value) {
   return value === null || value === undefined ? "undecided" : value ? "yes" : "no";
 }
 
-function labelsOf(game) {
+function labelsOf(game, terms) {
   const labels = game.labels;
-  if (!labels) return h("section", null, h("h3", null, "Labels"), h("p", { class: "quiet" }, game.forfeit ? "None: a forfeit is decided without the judge." : ["None: the judge gave no verdict, so nothing of this game was trained. ", said(game.unscored)]));
+  if (!labels) return h("section", null, h("h3", null, "Labels"), h("p", { class: "quiet" }, game.forfeit ? "None: a forfeit is decided without the judge." : ["None: the judge gave no verdict, so nothing of this game was trained. ", said(game.unscored, terms)]));
   const probability = (p) => (p === null || p === undefined ? h("td", { class: "quiet" }, "–") : h("td", { class: "num" },
     h("meter", { min: "0", max: "1", value: String(p), "aria-hidden": "true" }), p.toFixed(3)));
   const several = labels.error_identified.length > 1;
@@ -170,11 +170,11 @@ async function renderGame(i) {
         button("Copy JSON", "copy the record", (event) => copy(JSON.stringify(record, null, 2), event.currentTarget)))),
     h("div", { class: "crumbs num" },
       DATA.runs.length > 1 ? h("span", null, said(DATA.runs[column.run[i]].name)) : null,
-      h("span", null, `${PARTS[column.partition[i]]}, step ${game.step}`),
+      h("span", null, `${PARTS[column.partition[i]]}, step ${column.step[i]}${game.step === column.step[i] ? "" : `, started for step ${game.step}`}`),
       h("span", null, words(game.game_type)), h("span", null, said(words(game.error_type), terms)), h("span", null, "case ", said(game.case_id, terms)),
       game.opponent === "fresh" ? null : h("span", null, game.opponent === "archive" ? "archived attack" : `opponent ${words(game.opponent)}`),
       h("span", null, `rollout ${game.session}`), h("span", null, h("a", { href: address("games", column.id[i], EMPTY) }, said(column.id[i], terms)))),
-    relatedTo(i), notesOf(game, outcomes, terms), ...turns, labelsOf(game), groupOf(i), h("section", null, source));
+    relatedTo(i), notesOf(game, outcomes, terms), ...turns, labelsOf(game, terms), groupOf(i), h("section", null, source));
   hit = -1;
 }
 

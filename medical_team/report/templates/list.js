@@ -115,17 +115,26 @@ function showList(done, share = 1) {
   if (toggle) toggle.textContent = on.length ? `Filters (${on.length})` : "Filters";
 }
 
-// The listed games as they were played, a record a line, with the report's id. In another order each block would be
-// unpacked again and again.
+let downloading = false;
+
+// The records of the listed games, a line each, as they were played: in another order each block would be unpacked again and again.
 async function download(button) {
-  button.disabled = true;
+  if (downloading) return;
+  downloading = true;
   const lines = [];
-  for (const i of [...listed].sort((a, b) => a - b)) {
-    const game = recordOf(await gameOf(i));
-    lines.push(`${JSON.stringify({ id: games.column.id[i], partition: games.column.partition[i], ...game })}\n`);
+  const wanted = [...listed].sort((a, b) => a - b);
+  try {
+    for (const [place, i] of wanted.entries()) {
+      lines.push(`${JSON.stringify(recordOf(await gameOf(i)))}\n`);
+      if (place % games.perBlock === 0) button.textContent = `Downloading… ${Math.round((100 * place) / wanted.length)} %`;
+    }
+    const link = h("a", { href: URL.createObjectURL(new Blob(lines, { type: "application/jsonl" })), download: "games.jsonl" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    button.textContent = "Downloaded";
+  } catch (error) {
+    button.textContent = `Not downloaded: ${error.message}`;
+  } finally {
+    downloading = false;
   }
-  const link = h("a", { href: URL.createObjectURL(new Blob(lines, { type: "application/jsonl" })), download: "games.jsonl" });
-  link.click();
-  URL.revokeObjectURL(link.href);
-  button.disabled = false;
 }

@@ -23,20 +23,22 @@ function relatedTo(i) {
 }
 
 function meanOf(values) {
-  const found = values.filter((value) => value !== null);
-  return found.length ? found.reduce((sum, value) => sum + value, 0) / found.length : null;
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-// The rollouts that were played of one row in one step: what group-relative advantages compare.
+// The rollouts that were played of one row in one step: what group-relative advantages compare. Where several assessors read
+// each attack, they are compared with each other instead.
 function groupOf(i) {
   const { column } = games;
   const own = (at) => ["run", "step", "uid"].every((name) => column[name][at] === column[name][i]);
   const found = column.id.map((_, at) => at).filter(own).sort((a, b) => column.session[a] - column.session[b]);
   if (found.length < 2) return null;
   const roles = ["attacker", "assessor"].filter((role) => found.some((at) => column[role][at] !== null));
-  const equal = DATA.sampled ? [] : roles.filter((role) => new Set(found.map((at) => column[role][at]).filter((value) => value !== null)).size === 1);
+  const compared = roles.filter((role) => role === "attacker" || found.every((at) => column.outcomes[at].length === 1));
+  const rewards = (role) => found.map((at) => column[role][at]).filter((value) => value !== null);
+  const equal = DATA.sampled ? [] : compared.filter((role) => rewards(role).length > 1 && new Set(rewards(role)).size === 1);
   const alike = new Set(found.map((at) => column.preview[at])).size === 1;
-  const heads = ["rollout", "outcome", ...(alike ? [] : ["what was read"]), ...roles.flatMap((role) => [role, "vs mean"])];
+  const heads = ["rollout", "outcome", ...(alike ? [] : ["what was read"]), ...roles.flatMap((role) => (compared.includes(role) ? [role, "vs mean"] : ["assessors, mean"]))];
   return h("section", null, h("details", { class: "group", open: !narrowWindow.matches }, h("summary", null, `The ${found.length} rollouts of this row`),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Rollouts of this row" }, h("table", { class: "figures rollouts" },
       h("thead", null, h("tr", null, heads.map((head) => h("th", { scope: "col", class: /^(outcome|what)/.test(head) ? "words" : null }, head)))),
@@ -44,8 +46,9 @@ function groupOf(i) {
         h("th", { scope: "row" }, at === i ? String(column.session[at]) : h("a", { href: address("games", column.id[at]) }, String(column.session[at]))),
         h("td", { class: "words" }, badges(column.outcomes[at])), alike ? null : h("td", { class: "words preview", dir: "auto" }, said(column.preview[at])),
         roles.flatMap((role) => {
-          const [value, mean] = [column[role][at], meanOf(found.map((one) => column[role][one]))];
-          return [h("td", null, value === null ? "–" : short(value)), h("td", null, value === null ? "–" : short(value - mean))];
+          const value = column[role][at];
+          const own = h("td", null, value === null ? "–" : short(value));
+          return compared.includes(role) ? [own, h("td", null, value === null || rewards(role).length < 2 ? "–" : short(value - meanOf(rewards(role))))] : [own];
         })))))),
     equal.length ? h("p", { class: "quiet" }, `All rewards of the ${equal.join(" and the ")} are equal.`) : null,
     DATA.sampled ? h("p", { class: "quiet" }, "Of the games in this page; others of the row may have been left out.") : null));
