@@ -16,6 +16,7 @@ from pathlib import Path
 from medical_team.answers import Classification
 from medical_team.evaluation.assessor import Assessed, load_assessor
 from medical_team.evaluation.errors import EvaluationError, GenerationError, NoteError
+from medical_team.evaluation.model_folder import unsettled_hint
 from medical_team.evaluation.plain_note import PlainNote, plain_note
 from medical_team.prompts import PromptStyle
 from medical_team.report.terminal_text import plain
@@ -42,6 +43,8 @@ def main() -> int:
     try:
         note = plain_note(_text(args.note))
         _be_quiet()
+        if (hint := unsettled_hint(args.model)) and args.prompt_style is None:
+            print(f"warning: {hint}", file=sys.stderr)
         style = None if args.prompt_style is None else PromptStyle(args.prompt_style)
         assessor = load_assessor(args.model, style=style, device=args.device)
         said = assessor.assess([note.sentences])[0]
@@ -64,10 +67,11 @@ def main() -> int:
 
 
 def _be_quiet() -> None:
-    """Keeps the bar of loading weights from standing between the messages."""
+    """Keeps what transformers says while it loads from standing between the messages."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _text(note: str) -> str:

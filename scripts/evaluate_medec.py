@@ -21,6 +21,7 @@ from medical_team.atomic_files import replacing, why_not_written
 from medical_team.evaluation.comparison import compare
 from medical_team.evaluation.corrections import Scorers, check_scorers
 from medical_team.evaluation.errors import EvaluationError, GenerationError
+from medical_team.evaluation.model_folder import unsettled_hint
 from medical_team.evaluation.notes import SPLITS, Note, data_file, read_notes
 from medical_team.evaluation.predictions import Finding, summary, write_submission
 from medical_team.evaluation.protocols import Protocol
@@ -104,8 +105,9 @@ def main() -> None:
         line.error(f"--seed is {args.seed}, expected 0 to {2**32 - 1}")
     _be_quiet()
     try:
-        notes = read_notes(args.data, args.split)[: args.limit]
-        _compare(notes, args) if args.compare else _evaluate(notes, args)
+        notes = read_notes(args.data, args.split)
+        chosen, left_out = notes[: args.limit], notes[len(notes[: args.limit]) :]
+        (_compare if args.compare else _evaluate)(chosen, left_out, args)
     except GenerationError as error:
         line.exit(1, f"stopped: {error}\nThe answers so far are kept; the same command goes on.\n")
     except KeyboardInterrupt:
@@ -116,12 +118,12 @@ def main() -> None:
         line.exit(2, f"error: {why_not_written(error, args.output or Path())}\n")
 
 
-def _evaluate(notes: list[Note], args: argparse.Namespace) -> None:
+def _evaluate(notes: list[Note], left_out: list[Note], args: argparse.Namespace) -> None:
     scorers = Scorers(args.bertscore_model, args.bleurt_checkpoint, args.bleurt_scores)
     check_scorers(scorers)
     data = data_file(args.data, args.split)
     if args.predictions:
-        said = submitted(notes, args.predictions, args.output)
+        said = submitted(notes, args.predictions, args.output, left_out)
         _tell(said.findings, args.predictions, strict=args.strict)
     else:
         said = _answered(notes, data, args)
@@ -146,6 +148,8 @@ def _answered(notes: list[Note], data: Path, args: argparse.Namespace) -> Predic
         model = InProcess(
             args.model, args.backend, args.batch_size, args.concurrency, args.device, args.dtype
         )
+    if (hint := unsettled_hint(model.settings_folder)) and args.prompt is None:
+        print(f"warning: {hint}", file=sys.stderr)
     asking = asking_of(
         model.settings_folder,
         protocol=None if args.prompt is None else Protocol(args.prompt),
@@ -173,12 +177,12 @@ def _tell(findings: Sequence[Finding], path: Path, *, strict: bool) -> None:
         raise EvaluationError(f"{path}: {len(findings)} problems, see above.")
 
 
-def _compare(notes: list[Note], args: argparse.Namespace) -> None:
+def _compare(notes: list[Note], left_out: list[Note], args: argparse.Namespace) -> None:
     if args.output is not None:
         check_comparison_folder(args.output, ANSWERS)
     runs = []
     for path in args.compare:
-        scored, findings = read_run(path, notes)
+        scored, findings = read_run(path, notes, left_out)
         _tell(findings, path, strict=args.strict)
         runs.append(scored)
     found = compare(*runs, seed=args.seed)
@@ -192,10 +196,11 @@ def _compare(notes: list[Note], args: argparse.Namespace) -> None:
 
 
 def _be_quiet() -> None:
-    """Keeps the bars of loading weights from standing between the messages."""
+    """Keeps what transformers says while it loads from standing between the messages."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,26 @@ def read_assessor_settings(model: str | Path) -> AssessorSettings:
         ) from error
 
 
+def unsettled_hint(model: str | Path) -> str | None:
+    """What to do about a run's own checkpoint, which does not say how it wants to be asked.
+
+    Args:
+        model: a folder, or a model's name on the hub.
+
+    Returns:
+        A sentence; ``None`` for any other model.
+    """
+    path = Path(model)
+    of_a_run = any(part.startswith("global_step_") for part in path.absolute().parts)
+    if not of_a_run or not (path / "config.json").is_file() or (path / FILE).is_file():
+        return None
+    return (
+        f"{path} is a checkpoint of a run and does not say which prompts it was trained with; the"
+        f" {AssessorSettings().prompt_style} prompt is used. scripts/export_model.py makes a folder"
+        " that does say."
+    )
+
+
 def write_assessor_settings(settings: AssessorSettings, model: Path) -> None:
     """Writes the file into a model's folder."""
     values = asdict(settings)

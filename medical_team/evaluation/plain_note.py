@@ -30,6 +30,7 @@ _END: Final = re.compile(r"([.!?][\"')\]]*)\s+(?=(\S+))")
 # time.
 _LOOK_BACK: Final = 80
 _STOPPED: Final = re.compile(r"[.!?][\"')\]]*$")
+_ITEM: Final = re.compile(r"\(?\d{1,3}[.)]+")
 _NUMBERED: Final = re.compile(r"(\d{1,4})([.):]?)\s+(\S.*)")
 
 
@@ -55,7 +56,8 @@ def plain_note(text: str) -> PlainNote:
     those of common abbreviations and initials. A single capital letter is an initial after a title,
     a capitalised word or "by", at the beginning, or before another initial, unless a word such as
     "He" or "The" follows. A paragraph of lines of which none ends in a full stop, question or
-    exclamation mark and none goes on in lower case is a list: each line is cut alone.
+    exclamation mark and none goes on in lower case is a list: each line is cut alone. The number of
+    a list's item stays with the item.
 
     Args:
         text: the note.
@@ -101,6 +103,8 @@ def _pieces(paragraph: str) -> list[str]:
 def _cut(text: str) -> list[str]:
     sentences, start = [], 0
     for match in _END.finditer(text):
+        if _ITEM.fullmatch(text, start, match.end(1)):  # the number of what follows
+            continue
         if match[1].startswith(".") and _goes_on(
             text[max(start, match.start() - _LOOK_BACK) : match.start()], match[2]
         ):

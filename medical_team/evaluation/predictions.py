@@ -8,7 +8,7 @@ Source: MEDIQA-CORR 2024, github.com/abachaa/MEDIQA-CORR-2024, evaluation/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -79,12 +79,15 @@ class Submission:
     findings: tuple[Finding, ...]
 
 
-def read_submission(path: Path, text_ids: Sequence[str]) -> Submission:
+def read_submission(
+    path: Path, text_ids: Sequence[str], left_out: Collection[str] = ()
+) -> Submission:
     """Reads a submission file.
 
     Args:
         path: the file, UTF-8.
         text_ids: the texts of the data, in order.
+        left_out: texts of the data that are not evaluated; their lines are passed over.
 
     Raises:
         EvaluationError: if it cannot be read, or no line of it is about the data.
@@ -99,6 +102,8 @@ def read_submission(path: Path, text_ids: Sequence[str]) -> Submission:
             findings.append(Finding(Problem.MALFORMED, f"{where}: {_why_malformed(line)}"))
             continue
         text_id, prediction, kept = _parsed(line)
+        if text_id in left_out:
+            continue
         if not kept:
             findings.append(Finding(Problem.ESCAPE, f"{where} ({text_id}): {_BACKSLASH}"))
         if prediction.flag not in ("0", "1"):

@@ -143,7 +143,9 @@ def as_json(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | No
     return {name: asdict(one) for name, one in estimates.items()}
 
 
-def read_run(path: Path, notes: Sequence[Note]) -> tuple[Scored, tuple[Finding, ...]]:
+def read_run(
+    path: Path, notes: Sequence[Note], left_out: Sequence[Note] = ()
+) -> tuple[Scored, tuple[Finding, ...]]:
     """A run that was evaluated before, or a submission file, scored without models.
 
     BERTScore and BLEURT are those that the run kept.
@@ -151,6 +153,7 @@ def read_run(path: Path, notes: Sequence[Note]) -> tuple[Scored, tuple[Finding, 
     Args:
         path: an output folder, or a submission file.
         notes: the texts.
+        left_out: other texts of the data; a submission's lines on them are passed over.
 
     Returns:
         The scores, and what was wrong with a submission file.
@@ -159,7 +162,7 @@ def read_run(path: Path, notes: Sequence[Note]) -> tuple[Scored, tuple[Finding, 
         EvaluationError: if it cannot be read or is about other texts.
     """
     if not path.is_dir():
-        submission = read_submission(path, note_ids(notes))
+        submission = read_submission(path, note_ids(notes), set(note_ids(left_out)))
         return Scored(notes, submission.predictions, Scorers.none()), submission.findings
     file, line = path / TEXTS, TypeAdapter(TextResult)
     try:

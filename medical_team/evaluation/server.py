@@ -148,10 +148,11 @@ class ServerGenerator:
             raise GenerationError(str(error)) from error
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            raise EvaluationError(
-                f"the server's answer to {path} is no completion with one choice:"
-                f" {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            ) from None
+            return Reply(
+                "",
+                refusal=f"the server's answer to {path} is no completion with one choice:"
+                f" {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            )
         return _reply(found, opened, self._tokenizer)
 
 

@@ -232,13 +232,16 @@ def ask(
     return Predicted(model.evaluated(generator), predictions, violations, facts=facts)
 
 
-def submitted(notes: Sequence[Note], file: Path, folder: Path) -> Predicted:
+def submitted(
+    notes: Sequence[Note], file: Path, folder: Path, left_out: Sequence[Note] = ()
+) -> Predicted:
     """Reads a file of predictions.
 
     Args:
         notes: the texts.
         file: official submission lines.
         folder: where the results are to go.
+        left_out: other texts of the data; the file's lines on them are passed over.
 
     Raises:
         EvaluationError: if the file cannot be read, is of another split, or the folder holds a
@@ -248,7 +251,7 @@ def submitted(notes: Sequence[Note], file: Path, folder: Path) -> Predicted:
         raise EvaluationError(
             f"{folder} holds a model's answers. Choose another output folder for {file}."
         )
-    found = read_submission(file, note_ids(notes))
+    found = read_submission(file, note_ids(notes), set(note_ids(left_out)))
     system = EvaluatedSystem(kind="predictions", name=file.name)
     facts = {"predictions": str(file)}
     return Predicted(system, found.predictions, findings=found.findings, facts=facts)

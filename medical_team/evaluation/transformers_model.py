@@ -251,6 +251,11 @@ def _why_not_loaded(model: str, error: Exception) -> str:
     reason = f"{type(error).__name__}: {_reason(error)}"
     if model.startswith(("/", "./", "../", "~")) and not Path(model).exists():
         return f"--model {model}: no such folder; check the path"
+    if (Path(model) / "checkpoints").is_dir() or Path(model).name.startswith("global_step_"):
+        return (
+            f"--model {model}: a run or its checkpoint, not a model's folder. Make one with"
+            f" scripts/export_model.py {model} --output DIR"
+        )
     if Path(model).exists():
         return (
             f"--model {model}: cannot be loaded ({reason}); expected a folder with config.json,"

@@ -133,7 +133,7 @@ def retry_after_s(header: str | None, now: datetime) -> float:
 
 def _fix(response: httpx.Response, api_key_env: str, names: SettingNames) -> str:
     if response.status_code in (401, 403):
-        return f". Put the server's key into the environment variable {api_key_env}"
+        return f". The environment variable {api_key_env} must hold a key that the server takes"
     if response.status_code == 404:
         return f". Check {names.urls} and {names.model}"
     if response.is_redirect:

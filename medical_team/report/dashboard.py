@@ -132,7 +132,10 @@ def _alarms(state: RunState, step: int) -> Panel | None:
     lines = []
     for mark in sorted(marks, key=lambda one: one.last)[-4:]:
         stands = mark.last >= step
-        when = f"since step {mark.first}" if stands else f"steps {mark.first} to {mark.last}"
+        ended = f"steps {mark.first} to {mark.last}"
+        if mark.first == mark.last:
+            ended = f"step {mark.first}"
+        when = f"since step {mark.first}" if stands else ended
         lines.append(
             Text(plain(f"{mark.name} ({when}): {mark.reason}"), style="red" if stands else "dim")
         )

@@ -20,6 +20,8 @@ _SECRET: Final = (
     "credential",
     "authorization",
 )
+# Whole last words of a key.
+_SECRET_WORDS: Final = frozenset({"pass", "pwd", "auth"})
 # The last word of a key that ends in ``token``; what stands before it in a tokenizer's names.
 _SPECIAL: Final = frozenset({"pad", "eos", "bos", "unk", "sep", "cls", "mask", "image", "video"})
 # Keys that name the environment variable with the secret in it.
@@ -36,6 +38,9 @@ _HARMLESS: Final = re.compile(
     r"|(VERL|RAY)_[A-Z_]*(LEVEL|DEDUP_LOGS)"
 )
 _USER: Final = re.compile(r"(?<=://)[^/\s?#]*@")
+# An override, KEY=VALUE, and an option of a command, --KEY VALUE, as text.
+_ASSIGNED: Final = re.compile(r"(?<!\S)([+\-]*([A-Za-z][\w.\-]*)=)(\S+)")
+_OPTION: Final = re.compile(r"(?<!\S)(--?([A-Za-z][\w\-]*)\s+)([^\s\-]\S*)")
 _PARAMETER: Final = re.compile(r"([?&][^=&\s]*(?:key|token|secret|password|sig)[^=&\s]*=)[^&\s#]+")
 
 
@@ -66,7 +71,15 @@ def without_secrets(value: Any, key: str = "", hidden: bool = False) -> Any:
         return [without_secrets(item, key, hidden) for item in value]
     if hidden and value not in (None, "") and not isinstance(value, bool):
         return HIDDEN
-    return _PARAMETER.sub(rf"\1{HIDDEN}", _USER.sub("", value)) if isinstance(value, str) else value
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(value: str) -> str:
+    def named(match: re.Match[str]) -> str:
+        return match[1] + HIDDEN if _is_secret(match[2]) else match[0]
+
+    shown = _PARAMETER.sub(rf"\1{HIDDEN}", _USER.sub("", value))
+    return _OPTION.sub(named, _ASSIGNED.sub(named, shown))
 
 
 def _is_secret(key: str) -> bool:
@@ -74,6 +87,8 @@ def _is_secret(key: str) -> bool:
     if key.lower().endswith(_NAMED):
         return False
     if any(name in "".join(words) for name in _SECRET):
+        return True
+    if words and words[-1] in _SECRET_WORDS:
         return True
     return words[-1:] == ["token"] and (len(words) < 2 or words[-2] not in _SPECIAL)
 

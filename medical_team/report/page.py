@@ -18,7 +18,7 @@ from markupsafe import Markup
 from medical_team.atomic_files import replacing
 from medical_team.game_record import UNSCORED, GameRecord
 from medical_team.report.charts import ChartGroup, chart_groups
-from medical_team.report.game_files import PARTITIONS
+from medical_team.report.game_files import PARTITIONS, PLAYED
 from medical_team.report.game_pack import GamePack, draw_games, shortened
 from medical_team.report.packing import block, script_json
 from medical_team.report.run_config import differing_keys, key_facts
@@ -116,8 +116,8 @@ def build_report(
                 "notes": shortened(run.notes),
                 "damaged": len(run.notes),
                 "unlogged": unlogged(run.by_step, count[UNSCORED["train"]]),
-                "first": min(run.by_step, default=None),
-                "last": max(run.by_step, default=None),
+                "steps": len(run.trained_steps)
+                or sum(file.partition == PLAYED[0] for file in run.files),
             }
             for run, (run_tables, lines), count in zip(runs, tables, counts, strict=True)
         ],

@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Final
 
 from medical_team.report.follow import RunState
-from medical_team.report.run_config import planned_steps
-from medical_team.report.terminal_text import duration
+from medical_team.report.run_config import CONFIG, planned_steps
+from medical_team.report.terminal_text import duration, plain
 
 _RECENT: Final = 20  # steps whose mean time is taken
 _QUIET_S: Final = 600.0
@@ -67,7 +67,9 @@ def _doing(state: RunState, step: int, ended: bool) -> str:
     if ended:
         return "ended: all steps are trained"
     if not state.config and not state.by_step and state.train is None:
-        return "waiting: no run in this folder yet"
+        runs = sorted(path.parent.name for path in state.folder.glob(f"*/{CONFIG}"))
+        below = f"; runs below it: {plain(', '.join(runs[:4]))}" if runs else ""
+        return f"waiting: no run in this folder yet{below}"
     if state.train is not None and state.train.step > step:
         validated = state.validation is not None and state.validation.step >= state.train.step
         what = "validated" if validated else f"{len(state.train.games)} games played, training on"

@@ -99,7 +99,7 @@ def attacked(
 
 def left_out(reason: str, **changes: Any) -> GameRecord:
     """An attack that the judge gave no verdict for."""
-    game = attacked("safe", **{"labels": None, "unscored": reason, **changes})
+    game = attacked("right", **{"labels": None, "unscored": reason, **changes})
     turns = (replace(turn, reward=0.0, trained=False, outcome="void") for turn in game.turns)
     return replace(game, turns=tuple(turns))
 

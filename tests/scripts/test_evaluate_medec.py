@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,36 @@ def test_wrong_input_is_named_in_one_line(
         assert said in said_so
         assert len(said_so.strip().splitlines()) == 1, said_so
     assert not answered(out)
+
+
+def test_lines_on_texts_beyond_the_limit_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = gold(tmp_path / "gold.txt")
+    arguments = ("--data", DATA, "--limit", 5, "--strict", "--output", tmp_path / "out")
+    code, said = in_process(monkeypatch, capsys, *arguments, "--predictions", file)
+    assert (code, said) == (0, "")
+    compared = ("--data", DATA, "--limit", 5, "--strict", "--compare", file, tmp_path / "out")
+    assert in_process(monkeypatch, capsys, *compared) == (0, "")
+    gold(file, extra="sample-test-999 0 -1 NA\n")
+    code, said = in_process(monkeypatch, capsys, *arguments, "--predictions", file)
+    assert code == 2 and "sample-test-999" in said
+
+
+def test_a_runs_checkpoint_is_told_to_be_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    model = run / "checkpoints" / "global_step_4" / "actor" / "huggingface"
+    shutil.copytree(MODEL, model)
+    (model / "assessor.json").unlink()
+    arguments = ("--data", DATA, "--limit", 1, "--max-tokens", 1)
+    for path, expected in ((run, 2), (run / "checkpoints/global_step_4", 2), (model, 0)):
+        out = tmp_path / f"out{expected}"
+        code, said = in_process(monkeypatch, capsys, *arguments, "--model", path, "--output", out)
+        assert code == expected and "scripts/export_model.py" in said
+    again = (*arguments, "--model", model, "--output", tmp_path / "told", "--prompt", "compact")
+    assert in_process(monkeypatch, capsys, *again)[1].count("warning") == 0
 
 
 @pytest.mark.parametrize("option", [("--seed", "-1"), ("--dtype", "foo")])

@@ -260,6 +260,7 @@ async function showCharts() {
   if (DATA.runs.length > 1) {
     into.append(h("p", { class: "runs quiet" }, "Solid: ", said(DATA.runs[0].name), " (first). Dashed: ", said(DATA.runs[1].name), " (compared). Figures in the legends: first / compared."));
   }
+  into.append(h("p", { class: "none", id: "no-chart", hidden: true }, "No chart has these words. Any other metric can be chosen below."));
   for (const group of DATA.groups) {
     const head = h("h2", { id: `group-${group.name}` }, group.title);
     const grid = h("div", { class: "charts" });
@@ -282,6 +283,7 @@ function narrow(text) {
   for (const group of document.querySelectorAll("#charts .group:not(.any)")) {
     group.hidden = ![...group.querySelectorAll(".chart")].some((node) => !node.hidden);
   }
+  document.getElementById("no-chart").hidden = cards.some((state) => !state.node.hidden);
 }
 
 function drawAll() {

@@ -35,7 +35,8 @@ function flagsOf(game, id, outcomes) {
     if (turn.sentence_id !== id || turn.classification !== "Harmful") return;
     const right = outcomes[i] === "found";
     const who = assessors.length > 1 ? `assessor ${i + 1}` : "the assessor";
-    flags.push([`${right ? "✓ " : outcomes[i] === "undecided" ? "? " : "✗ "}${who} points here`, right ? "good" : outcomes[i] === "undecided" ? "" : "bad"]);
+    const open = outcomes[i] === "undecided" || outcomes[i] === "unscored";
+    flags.push([`${right ? "✓" : open ? "?" : "✗"} ${who} points here`, right ? "good" : open ? "" : "bad"]);
   });
   return flags;
 }
@@ -61,7 +62,8 @@ function notesOf(game, outcomes, terms) {
     const flags = after === null ? [] : flagsOf(game, after, outcomes);
     const left = before === null ? h("div") : sentence(before, segments ? diffed(segments, "before", terms) : said(game.source[before], terms), [], segments !== null);
     const right = after === null ? h("div", { class: "quiet" }, h("span", { class: "sr" }, "sentence removed")) : sentence(after, segments ? diffed(segments, "after", terms) : said(read[after], terms), flags, segments !== null);
-    return matchMedia("(max-width: 40rem)").matches && segments === null ? [right] : [left, right];
+    left.classList.toggle("twice", segments === null);
+    return [left, right];
   });
   return h("section", null, h("h3", null, "The notes", h("span", { class: "quiet" }, `${counted(changes.length, "sentence")} changed, of ${game.diff.length}`)),
     h("div", { class: "note" }, h("div", { class: "title first" }, "Source note"), h("div", { class: "title" }, game.opponent === "fresh" ? "Attacked note, which the assessor read" : game.opponent === "archive" ? "Archived attack, which the assessor read" : `Note of ${words(game.opponent)}, which the assessor read`), cells));

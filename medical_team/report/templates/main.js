@@ -14,8 +14,19 @@ function showView(name) {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (view === "curves") chartsShown ??= showCharts();
+  if (view === "curves") {
+    chartsShown ??= showCharts();
+    redraw();
+  }
   if (view === "games" && ready) drawRows(true);
+}
+
+// Charts that are not in view have no width to be drawn at.
+let widthDrawn = innerWidth;
+function redraw() {
+  if (view !== "curves" || innerWidth === widthDrawn) return;
+  widthDrawn = innerWidth;
+  cards.filter((state) => state.drawn).forEach((state) => state.draw());
 }
 
 function go(target, replace = false) {
@@ -52,7 +63,7 @@ function closeGame(remember = true) {
 
 function hint() {
   document.getElementById("game").replaceChildren(h("p", { class: "hint" },
-    games.count ? ["Choose a game, or press ", h("kbd", null, "j"), " and ", h("kbd", null, "Enter"), ". ", h("kbd", null, "?"), " shows all keys."] : "Games will be listed here."));
+    games.count ? ["Choose a game, or press ", h("kbd", null, "Enter"), " and then ", h("kbd", null, "j"), ". ", h("kbd", null, "?"), " shows all keys."] : "Games will be listed here."));
 }
 
 function setFilters(change) {
@@ -192,12 +203,9 @@ async function start() {
       drawRows();
     });
   }, { passive: true });
-  let width = innerWidth;
   addEventListener("resize", () => {
     drawRows();
-    if (innerWidth === width) return;
-    width = innerWidth;
-    cards.filter((state) => state.drawn).forEach((state) => state.draw());
+    redraw();
   });
   ready = true;
   hint();

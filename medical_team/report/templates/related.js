@@ -9,8 +9,9 @@ function originOf(i) {
 
 function relatedTo(i) {
   const { column } = games;
-  const link = (text, change) => h("a", { href: address("games", null, { ...EMPTY, ...change }) }, text);
-  const same = (name) => column[name].reduce((count, value) => count + (value === column[name][i]), 0);
+  const run = DATA.runs.length > 1 ? String(column.run[i]) : "";
+  const link = (text, change) => h("a", { href: address("games", null, { ...EMPTY, run, ...change }) }, text);
+  const same = (name) => column[name].reduce((count, value, at) => count + (value === column[name][i] && column.run[at] === column.run[i]), 0);
   const rows = same("uid");
   const cases = same("case");
   const attacks = column.attack[i] ? same("attack") : 0;

@@ -47,6 +47,20 @@ def test_lines_that_only_begin_with_figures_are_text() -> None:
     assert found == ("38 years old.", "Male.", "90 kg he weighs.", "Ill.")
 
 
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("History:\n1. Fever\n2. Cough", ("History:", "1. Fever", "2. Cough")),
+        ("1. Aspirin 81 mg\n2. Iron\n4. Zinc", ("1. Aspirin 81 mg", "2. Iron", "4. Zinc")),
+        ("5. Fever\n6. Cough", ("5. Fever", "6. Cough")),
+        ("He is ill. 1. Fever. 2. Cough.", ("He is ill.", "1. Fever.", "2. Cough.")),
+        ("His score was 5. He left.", ("His score was 5.", "He left.")),
+    ],
+)
+def test_the_number_of_an_item_stays_with_it(text: str, sentences: tuple[str, ...]) -> None:
+    assert plain_note(text) == PlainNote(sentences)
+
+
 @pytest.mark.parametrize("text", ["", " \n\t\n"])
 def test_a_note_without_text_is_refused(text: str) -> None:
     with pytest.raises(EvaluationError, match="the note is empty"):

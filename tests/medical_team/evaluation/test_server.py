@@ -149,15 +149,19 @@ def test_passing_failures_are_retried_and_others_are_not(
     assert len(server.bodies) == 7
 
 
-def test_prompt_that_the_server_refuses_is_counted_and_asked_again_by_the_next_run(
-    server: Server, notes: list[Note], sample_test: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(400, "the server refused the prompt"), (200, "is no completion with one choice")],
+)
+def test_prompt_that_the_server_does_not_answer_is_counted_and_asked_again_by_the_next_run(
+    server: Server, notes: list[Note], sample_test: Path, tmp_path: Path, status: int, reason: str
 ) -> None:
     path = tmp_path / "a.jsonl"
-    server.failures = [400]
+    server.failures = [status]
     replies = run(server, notes[:3], sample_test, path, concurrency=1)
     predictions, violations = read_replies(notes[:3], replies, Protocol.COMPACT)
     assert len(predictions) == 2
-    assert "the server refused the prompt" in violations[notes[0].text_id]
+    assert reason in violations[notes[0].text_id]
     again = run(server, notes[:3], sample_test, path, concurrency=1)
     assert all(reply.refusal is None for reply in again.values())
     assert set(server.asked.values()) == {1}

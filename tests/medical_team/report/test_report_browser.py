@@ -360,6 +360,33 @@ def test_a_narrow_window_scrolls_down_only(
     reader.resize(1280, 900)
 
 
+def test_the_notes_follow_the_width_of_the_window(reader: Reader, page: Path) -> None:
+    shown = """
+      return [...document.querySelectorAll('#game .note .sentence')].filter((n) => n.offsetWidth)
+        .map((n) => n.querySelector('.n').textContent).join('')"""
+    reader.open(page, "view=games").open_game(0)
+    for width, expected in ((1280, "001122"), (400, "0122"), (1280, "001122")):
+        reader.resize(width, 900)
+        reader.until(lambda expected=expected: reader.js(shown) == expected)
+    left = "return document.querySelectorAll('#game .note > .sentence')[4].textContent"
+    assert "azithromycin" in reader.js(left)
+
+
+def test_charts_fit_a_width_that_changed_out_of_their_sight(reader: Reader, page: Path) -> None:
+    reader.open(page, "view=curves")
+    reader.until(lambda: reader.all(".plot svg"))
+    reader.js("location.hash = 'view=overview'")
+    reader.until(lambda: reader.js("return document.querySelector('#overview.current') !== null"))
+    reader.resize(400, 900)
+    reader.js("location.hash = 'view=curves'")
+    reader.until(lambda: reader.js("return document.querySelector('#curves.current') !== null"))
+    width = "return document.querySelector('.plot svg').viewBox.baseVal.width"
+    reader.until(lambda: reader.js(width) < 400)
+    reader.js("""const find = document.getElementById('find-metric');
+      find.value = 'zzzz'; find.dispatchEvent(new Event('input'));""")
+    assert not reader.js("return document.getElementById('no-chart').hidden")
+
+
 def test_dark_mode_is_dark_and_light_mode_light(reader: Reader, page: Path) -> None:
     reader.open(page, "view=games")
     shade = """

@@ -191,6 +191,13 @@ def test_a_run_that_has_hardly_begun_has_a_report(
     assert [text for text in said if text not in html] == []
 
 
+def test_without_metrics_the_steps_are_those_of_the_games(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", games=[attacked("right"), attacked("right", step=2)])
+    html = build_report(run, now=NOW).html
+    assert "2 of 4 training steps" in html
+    assert "of alarms nothing is known" in html and "No alarm was raised" not in html
+
+
 def test_a_damaged_configuration_is_named_and_the_rest_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", games=[attacked("right")])
     (run / "config.yaml").write_text("a: [")
@@ -268,6 +275,9 @@ def test_a_configuration_of_another_kind_costs_its_facts_only(tmp_path: Path, tr
         "db_password",
         "credentials",
         "Authorization",
+        "X-Auth",
+        "pwd",
+        "db_pass",
     ],
 )
 def test_a_key_that_names_a_secret_hides_its_value(key: str) -> None:
@@ -296,6 +306,24 @@ def test_environment_variables_are_hidden_unless_known_and_addresses_lose_their_
         "env_vars": {"OMP_NUM_THREADS": "2", "VERL_PLATFORM": "cpu", "MY_THING": HIDDEN},
         "urls": [f"http://host:80/v1?api_key={HIDDEN}&n=1", "a@b"],
     }
+
+
+def test_secrets_in_overrides_and_commands_are_hidden() -> None:
+    assert without_secrets(
+        [
+            "judge.api_key=s3cret",
+            "+judge.token=s3cret",
+            "serve --api-key s3cret --port 80",
+            "tokenizer.pad_token=<pad>",
+            "the auth server",
+        ]
+    ) == [
+        f"judge.api_key={HIDDEN}",
+        f"+judge.token={HIDDEN}",
+        f"serve --api-key {HIDDEN} --port 80",
+        "tokenizer.pad_token=<pad>",
+        "the auth server",
+    ]
 
 
 def test_pictures_name_their_alarms_and_whose_they_are(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_games_without_a_verdict_are_there_with_the_reason(reader: Reader, tmp_p
     shown = reader.text("#game")
     assert reason in shown and "No verdict" in shown and "not trained" in shown
     assert "reward" not in reader.text("#game .turn")
+    assert not [flag for flag in reader.all("#game .flag") if "✗" in flag]
     # It is one of the rollouts of its row, and counts in no mean.
     rows = "return [...document.querySelectorAll('#game .rollouts tbody tr')].map(" \
         "(row) => [...row.children].slice(-4).map((cell) => cell.textContent))"  # fmt: skip
