@@ -11,31 +11,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
-import torch
 from omegaconf import DictConfig
-from tensordict import TensorDict
 
-from medical_team.answers import (
-    Assessment,
-    Classification,
-    Edit,
-    format_assessment,
-    format_edit,
-    format_response,
-)
-from medical_team.game_record import TurnCost
 from medical_team.medec import Case
-from medical_team.medical_game_manager import Game, GameRules, GameType
+from medical_team.medical_game_manager import GameType
 from medical_team.medical_judge import JudgeError
 from medical_team.report.summary import read_games
-from recipe.medical_selfplay.agent_loop import PlayedGame
+from played_games import trajectories
 from recipe.medical_selfplay.replay_buffer import JudgeLostError, _GameSampling
 
 Compose = Callable[..., DictConfig]
 
+KIND = GameType.ADVERSARIAL_BENIGN
 CASE = Case("c", ("He coughs.", "He gets penicillin."), 1, "He gets azithromycin.", "t", "train")
 
 
@@ -73,29 +62,11 @@ def worker(config: DictConfig, cluster: None) -> Iterator[Any]:
     ray.kill(ray.get_actor("medical_judge"))
 
 
-def trajectories(session: int) -> Any:
-    from verl import DataProto
-
-    game = Game(CASE, GameType.ADVERSARIAL_BENIGN, GameRules(max_growth=1e6))
-    opened = game.rules.think_opened
-    named = Assessment(Classification.HARMFUL, 1, "He gets azithromycin.")
-    game.play_attack(
-        format_response("Hm.", format_edit(Edit(1, "He gets aspirin.")), think_opened=opened)
-    )
-    game.play_assessment(format_response("Hm.", format_assessment(named), think_opened=opened))
-    assert game.forfeit is None
-    cost = TurnCost(prompt="p", prompt_tokens=1, response_tokens=1, seconds=0.0)
-    played = PlayedGame(game, [cost, cost], step=3, uid="u", session=session)
-    extra = np.array([{}, {"played_game": played}], dtype=object)
-    return DataProto(
-        TensorDict({"responses": torch.zeros(2, 1)}, batch_size=2), {"tool_extra_fields": extra}
-    )
-
-
 def refused(worker: Any, games: int) -> None:
     for session in range(games):
+        played = trajectories(CASE, KIND, "He gets aspirin.", step=3, session=session)
         with pytest.raises(JudgeError):
-            ray.get(worker.compute_score.remote(trajectories(session)), timeout=120)
+            ray.get(worker.compute_score.remote(played), timeout=120)
 
 
 class Queue:

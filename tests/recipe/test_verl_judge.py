@@ -10,27 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 import ray
-import torch
 from omegaconf import DictConfig, OmegaConf
-from tensordict import TensorDict
 
-from medical_team.answers import (
-    Assessment,
-    Classification,
-    Edit,
-    format_assessment,
-    format_edit,
-    format_response,
-)
-from medical_team.game_record import TurnCost
 from medical_team.judges.settings import VerlSettings
 from medical_team.medec import Case
-from medical_team.medical_game_manager import Game, GameRules, GameType
+from medical_team.medical_game_manager import GameType
+from played_games import trajectories
 from recipe.medical_selfplay import verl_judge
-from recipe.medical_selfplay.agent_loop import PlayedGame
 from recipe.medical_selfplay.settings import Settings
 
 Compose = Callable[..., DictConfig]
@@ -162,26 +150,10 @@ def worker(config: DictConfig, router: str) -> Iterator[Any]:
     ray.kill(ray.get_actor("medical_judge"))
 
 
-def trajectories(attack: str) -> Any:
-    """What verl's agent loop hands to a reward worker: a game with two turns."""
-    from verl import DataProto
-
-    game = Game(CASE, GameType.ADVERSARIAL_HARMFUL, GameRules(max_growth=1e6))
-    named = Assessment(Classification.HARMFUL, 2, "He gets azithromycin.")
-    opened = game.rules.think_opened
-    game.play_attack(format_response("Hm.", format_edit(Edit(2, attack)), think_opened=opened))
-    game.play_assessment(format_response("Hm.", format_assessment(named), think_opened=opened))
-    assert game.forfeit is None
-    cost = TurnCost(prompt="", prompt_tokens=1, response_tokens=1, seconds=0.0)
-    played = PlayedGame(game, [cost, cost], step=1, uid="u", session=0)
-    extra = np.array([{}, {"played_game": played}], dtype=object)
-    return DataProto(
-        TensorDict({"responses": torch.zeros(2, 1)}, batch_size=2), {"tool_extra_fields": extra}
-    )
-
-
 def score(worker: Any, attack: str) -> tuple[float, dict[str, Any]]:
-    result = ray.get(worker.compute_score.remote(trajectories(attack)))
+    result = ray.get(
+        worker.compute_score.remote(trajectories(CASE, GameType.ADVERSARIAL_HARMFUL, attack))
+    )
     return result["reward_score"], json.loads(result["reward_extra_info"]["game"])
 
 
