@@ -69,14 +69,19 @@ def unsettled_hint(model: str | Path) -> str | None:
         A sentence; ``None`` for any other model.
     """
     path = Path(model)
-    of_a_run = any(part.startswith("global_step_") for part in path.absolute().parts)
-    if not of_a_run or not (path / "config.json").is_file() or (path / FILE).is_file():
+    if not of_a_run(path) or not (path / "config.json").is_file() or (path / FILE).is_file():
         return None
     return (
         f"{path} is a checkpoint of a run and does not say which prompts it was trained with; the"
         f" {AssessorSettings().prompt_style} prompt is used. scripts/export_model.py makes a folder"
         " that does say."
     )
+
+
+def of_a_run(path: Path) -> bool:
+    """Whether a folder is a run's, or lies in one of its checkpoints."""
+    inside = any(part.startswith("global_step_") for part in path.absolute().parts)
+    return path.is_dir() and (inside or (path / "checkpoints").is_dir())
 
 
 def write_assessor_settings(settings: AssessorSettings, model: Path) -> None:

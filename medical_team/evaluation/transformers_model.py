@@ -9,6 +9,7 @@ from typing import Any
 
 from medical_team.evaluation.errors import EvaluationError, GenerationError
 from medical_team.evaluation.generation import Decoding, Reply
+from medical_team.evaluation.model_folder import of_a_run
 from medical_team.judges.local_model import revision_of
 from medical_team.prompts import Message, opens_reasoning, prompt_text
 
@@ -251,10 +252,10 @@ def _why_not_loaded(model: str, error: Exception) -> str:
     reason = f"{type(error).__name__}: {_reason(error)}"
     if model.startswith(("/", "./", "../", "~")) and not Path(model).exists():
         return f"--model {model}: no such folder; check the path"
-    if (Path(model) / "checkpoints").is_dir() or Path(model).name.startswith("global_step_"):
+    if of_a_run(Path(model)):
         return (
-            f"--model {model}: a run or its checkpoint, not a model's folder. Make one with"
-            f" scripts/export_model.py {model} --output DIR"
+            f"--model {model}: cannot be loaded ({reason}). A run or its checkpoint becomes a"
+            f" model's folder by scripts/export_model.py {model} --output DIR"
         )
     if Path(model).exists():
         return (
