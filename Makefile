@@ -10,7 +10,7 @@ ARGS ?=
 # A run that hangs must not hang for ever. Any value of `timeout`: 90m, 12h.
 TRAIN_LIMIT ?= 6h
 LINT_LIMIT ?= 10m
-UNIT_LIMIT ?= 20m
+UNIT_LIMIT ?= 30m
 E2E_LIMIT ?= 50m
 
 PYTHON := $(VENV)/bin/python
