@@ -30,6 +30,8 @@ def truth_weight(games: list[Game], game: Game, turn: dict[str, Any]) -> float:
         for other, one in trained_turns(games)
         if one["role"] == "assessor"
     ]
+    if len(set(truths)) < 2:  # an asynchronous batch may hold one truth only: nothing to balance
+        return 1.0
     return len(truths) / (2 * truths.count(game["labels"]["error_present"]))
 
 
