@@ -143,7 +143,7 @@ class GameRecord:
             note, ``archive`` for an attack of an earlier step, else the name of a fixed set.
         attack_id: the archived attack that was read, ``None`` for a fresh note.
         unscored: why the judge gave no verdict, ``None`` for a game that ended. Such a game has
-            neither labels nor rewards, and nothing of it is trained.
+            no labels; its turns are void, worth 0 and not trained.
     """
 
     __pydantic_config__: ClassVar = _CHECKED

@@ -96,46 +96,34 @@ def load_assessor(
     model: str | Path,
     *,
     style: PromptStyle | None = None,
-    think_opened: bool | None = None,
-    max_response_tokens: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
     batch_size: int = 32,
     device: str = "auto",
-    dtype: str = "auto",
 ) -> Assessor:
     """Loads an assessor into this process with transformers.
 
-    What is ``None`` is taken from ``assessor.json`` in the model's folder, or else is the full
-    prompt, which ends in ``<think>``, and 1,024 tokens.
+    How it is asked stands in ``assessor.json`` in its folder; without the file it is the full
+    prompt, which ends in ``<think>``, and 1,024 tokens. A chat template that opens ``<think>`` is
+    left as it is.
 
     Args:
         model: a folder, or a Hugging Face id whose files are on this machine.
-        style: how much the prompt explains.
-        think_opened: whether prompts end in ``<think>``. A chat template that opens it is left as
-            it is.
-        max_response_tokens: most tokens of a response.
+        style: how much the prompt explains, if not as the folder says.
         temperature: 0 for the likeliest token each time.
         seed: of the sampling.
         batch_size: notes that are answered together.
         device: as torch names it; ``auto`` is the GPU where there is one.
-        dtype: of the weights; ``auto`` is float32 on the CPU and the model's own on a GPU.
 
     Raises:
         EvaluationError: if it cannot be loaded, with what to do about it.
     """
     own = read_assessor_settings(model)
-    decoding = Decoding(
-        own.max_response_tokens if max_response_tokens is None else max_response_tokens,
-        temperature,
-        seed,
-    )
     generator = load_transformers(
         str(model),
-        decoding,
-        think_opened=own.think_opened if think_opened is None else think_opened,
+        Decoding(own.max_response_tokens, temperature, seed),
+        think_opened=own.think_opened,
         batch_size=batch_size,
         device=device,
-        dtype=dtype,
     )
     return Assessor(generator, own.prompt_style if style is None else style)

@@ -82,7 +82,7 @@ def _drawn(runs: Sequence[Run], group: ChartGroup) -> Any:
 def alarm_caption(runs: Sequence[Run]) -> str:
     """What the red lines and bands stand for, as the caption of a picture; may be empty."""
     said = [
-        f"{mark.name} (step {mark.first}"
+        f"{shortened(plain(mark.name), _LABEL)} (step {mark.first}"
         + (f" to {mark.last}" if mark.last > mark.first else "")
         + (f", {plain(run.name)}" if len(runs) > 1 else "")
         + ")"

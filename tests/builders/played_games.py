@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import ray
 import torch
+from omegaconf import DictConfig
 from tensordict import TensorDict
 
 from medical_team.answers import (
@@ -20,6 +24,17 @@ from medical_team.game_record import TurnCost
 from medical_team.medec import Case
 from medical_team.medical_game_manager import Game, GameRules, GameType
 from recipe.medical_selfplay.agent_loop import PlayedGame
+
+
+@contextmanager
+def reward_worker(config: DictConfig, router: str | None = None) -> Iterator[Any]:
+    """verl's own reward worker, with the judge that it starts."""
+    from verl.experimental.reward_loop import RewardLoopWorker
+
+    worker = ray.remote(RewardLoopWorker).remote(config, router)
+    yield worker
+    ray.kill(worker)
+    ray.kill(ray.get_actor("medical_judge"))
 
 
 def trajectories(

@@ -19,7 +19,7 @@ from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
 from medical_team.medical_judge import JudgeError
 from medical_team.report.summary import read_games
-from played_games import trajectories
+from played_games import reward_worker, trajectories
 from recipe.medical_selfplay.replay_buffer import JudgeLostError, _GameSampling
 
 Compose = Callable[..., DictConfig]
@@ -54,12 +54,8 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def worker(config: DictConfig, cluster: None) -> Iterator[Any]:
-    from verl.experimental.reward_loop import RewardLoopWorker
-
-    worker = ray.remote(RewardLoopWorker).remote(config, None)
-    yield worker
-    ray.kill(worker)
-    ray.kill(ray.get_actor("medical_judge"))
+    with reward_worker(config) as worker:
+        yield worker
 
 
 def refused(worker: Any, games: int) -> None:

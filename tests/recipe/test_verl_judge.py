@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from medical_team.judges.settings import VerlSettings
 from medical_team.medec import Case
 from medical_team.medical_game_manager import GameType
-from played_games import trajectories
+from played_games import reward_worker, trajectories
 from recipe.medical_selfplay import verl_judge
 from recipe.medical_selfplay.settings import Settings
 
@@ -142,12 +142,8 @@ def config(compose_config: Compose) -> DictConfig:
 
 @pytest.fixture
 def worker(config: DictConfig, router: str) -> Iterator[Any]:
-    from verl.experimental.reward_loop import RewardLoopWorker
-
-    worker = ray.remote(RewardLoopWorker).remote(config, router)
-    yield worker
-    ray.kill(worker)
-    ray.kill(ray.get_actor("medical_judge"))
+    with reward_worker(config, router) as worker:
+        yield worker
 
 
 def score(worker: Any, attack: str) -> tuple[float, dict[str, Any]]:
