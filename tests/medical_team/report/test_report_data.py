@@ -360,3 +360,5 @@ def test_any_name_of_a_line_can_be_drawn(tmp_path: Path) -> None:
     assert [path.name for path in write_figures(report.runs, report.groups, tmp_path)] == [
         "curves_time.png"
     ]
+    caption = alarm_caption(report.runs)
+    assert "\\ud800" in caption and "\ud800" not in caption and len(caption) < 600
