@@ -354,8 +354,9 @@ def test_validation_is_drawn_however_often_each_row_was_sampled() -> None:
 
 def test_any_name_of_a_line_can_be_drawn(tmp_path: Path) -> None:
     names = ["\ud800", "x" * 3000, "$x^{_bad", *map(str, range(6))]
-    lines = {f"{kind}/{name}": 1.0 for name in names for kind in ("timing_s", "alarm")}
-    metrics = {1: {"training/global_step": 1, **lines}}
+    lines = {f"timing_s/{name}": 1.0 for name in names}
+    alarms = {f"alarm/{name}": 1.0 for name in names[:3]}
+    metrics = {1: {"training/global_step": 1, **lines, **alarms}}
     report = build_report(write_run(tmp_path / "run", metrics=metrics), now=NOW)
     assert [path.name for path in write_figures(report.runs, report.groups, tmp_path)] == [
         "curves_time.png"
